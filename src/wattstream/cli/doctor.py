@@ -1,0 +1,136 @@
+"""Checks of the machine, each with what to do where it fails."""
+
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+import typer
+from rich.console import Console
+
+from wattstream.domain.errors import WattstreamError
+from wattstream.settings import Settings
+from wattstream.store.binaries import find_binaries
+from wattstream.store.connections import MINIMUM_VERSION
+
+_FREE_BYTES = 1 << 30
+_CLOCK_TOLERANCE_S = 1.0
+
+
+class _ProblemError(Exception):
+    """A check failed; the message says what to do."""
+
+
+def doctor(settings: Settings) -> None:
+    """Check Python, PostgreSQL, folder, port and clock, and say what to do."""
+    console = Console()
+    checks: list[tuple[str, Callable[[Settings], str]]] = [
+        ("Python", _python),
+        ("PostgreSQL", _postgres),
+        ("Data folder", _folder),
+        ("Port", _port),
+        ("Clock", _clock),
+    ]
+    failed = 0
+    for name, check in checks:
+        try:
+            console.print(f"[green]✓[/] {name}: {check(settings)}", highlight=False)
+        except (_ProblemError, WattstreamError) as problem:
+            failed += 1
+            console.print(f"[red]✗[/] {name}: {problem}", highlight=False)
+    if failed:
+        raise typer.Exit(1)
+    console.print("All is well: `wattstream serve` will start.")
+
+
+def _python(settings: Settings) -> str:
+    return sys.version.split()[0]
+
+
+def _postgres(settings: Settings) -> str:
+    if settings.database_url is None:
+        found = find_binaries()
+        version = ".".join(map(str, found.version))
+        return f"embedded, {version} from {found.origin} ({found.bin_dir})"
+    try:
+        with psycopg.connect(settings.database_url, connect_timeout=5) as connection:
+            version_number = connection.info.server_version
+    except psycopg.Error as error:
+        reason = str(error).strip().splitlines()[0]
+        raise _ProblemError(
+            f"WATTSTREAM_DATABASE_URL does not answer: {reason}. Start that server, mend the "
+            "URL, or unset it to use the embedded one."
+        ) from error
+    if version_number < MINIMUM_VERSION:
+        raise _ProblemError(
+            f"15 or newer is needed, the server is {version_number // 10000}. Upgrade it."
+        )
+    return f"{version_number // 10000}.{version_number % 10000}, by WATTSTREAM_DATABASE_URL"
+
+
+def _folder(settings: Settings) -> str:
+    folder = settings.data_dir.absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise _ProblemError(f"{existing} is a file. Set WATTSTREAM_DATA_DIR to a folder.")
+    probe = existing / f".wattstream-doctor-{time.time_ns()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _ProblemError(
+            f"{existing} cannot be written ({error.strerror}). Set WATTSTREAM_DATA_DIR to a "
+            "folder of yours."
+        ) from error
+    free = shutil.disk_usage(existing).free
+    if free < _FREE_BYTES:
+        raise _ProblemError(
+            f"only {free / 1e9:.1f} GB free below {existing}. A day of 20,000 devices takes "
+            "about 3 GB: free some, or set WATTSTREAM_DATA_DIR."
+        )
+    return f"{_short(folder)}, {free / 1e9:.0f} GB free"
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _port(settings: Settings) -> str:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise _ProblemError(
+                f"{settings.host}:{settings.port} cannot be had ({error.strerror}). Is an engine "
+                "running already? Choose another with WATTSTREAM_PORT."
+            ) from error
+    return f"{settings.host}:{settings.port} is free"
+
+
+def _clock(settings: Settings) -> str:
+    """Compare the machine's clock with the database's, or with the newest file of the system."""
+    now = datetime.now(UTC)
+    if settings.database_url is not None:
+        with psycopg.connect(settings.database_url, connect_timeout=5) as connection:
+            row = connection.execute("SELECT clock_timestamp()").fetchone()
+        assert row is not None  # noqa: S101 - a SELECT of one value has one row
+        off_s = abs((row[0] - datetime.now(UTC)).total_seconds())
+        if off_s > _CLOCK_TOLERANCE_S:
+            raise _ProblemError(
+                f"this machine and the database differ by {off_s:.1f} s. Set both by NTP."
+            )
+    installed = datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC)
+    if now < installed:
+        raise _ProblemError(
+            f"it says {now:%Y-%m-%d %H:%M} UTC, before Wattstream was installed. Set it by NTP."
+        )
+    return f"{now:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,57 @@
+"""Command-line flags for every setting, made from the settings themselves."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from wattstream.settings import PREFIX, Settings, load, unit_of
+
+
+def with_settings(*names: str) -> Callable[[Callable[[Settings], None]], Callable[..., None]]:
+    """Give a command a flag for each named setting, or for all; it receives the settings.
+
+    A flag wins over the environment variable of the same name.
+    """
+    chosen = names or tuple(Settings.model_fields)
+
+    def decorate(command: Callable[[Settings], None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**flags: Any) -> None:
+            command(load(flags))
+
+        parameters = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+            for name in chosen
+            for kind in [_annotation(name)]
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def _annotation(name: str) -> Any:
+    field = Settings.model_fields[name]
+    unit = unit_of(name)
+    help_text = f"{field.description} [{PREFIX}{name.upper()}; default: {shown_default(name)}]"
+    flag = "--" + name.replace("_", "-")
+    if field.annotation is bool:
+        return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text)]
+    return Annotated[
+        str | None, typer.Option(flag, help=help_text, metavar=(unit or "TEXT").upper())
+    ]
+
+
+def shown_default(name: str) -> str:
+    """Return a setting's default as people write it."""
+    default = Settings.model_fields[name].default
+    if default is None:
+        return "unset"
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    unit = unit_of(name)
+    return f"{default} {unit}" if unit else str(default)

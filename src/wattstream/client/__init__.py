@@ -1,0 +1,1 @@
+"""Programs that send readings to an engine: simulator and replay."""

@@ -1,0 +1,1 @@
+"""Bytes to columns: pure, one module per format; no clock, no I/O."""

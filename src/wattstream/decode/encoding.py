@@ -1,0 +1,80 @@
+"""Content encodings, with a bound on what they may grow to."""
+
+import zlib
+
+import zstandard
+
+from wattstream.domain.errors import MalformedError, TooLargeError, UnsupportedError
+
+_GZIP_WINDOW = 16 + zlib.MAX_WBITS
+_MAX_WINDOW_BYTES = 2**27
+# A block of 4 bytes can stand for 128 KiB, so a step yields 32 MiB at the most.
+_ZSTD_STEP_BYTES = 1024
+
+
+def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Return a request body as it was before its Content-Encoding.
+
+    Args:
+        body: As it arrived.
+        encoding: Value of the header; empty or `identity` for none.
+        max_bytes: Largest result, bytes; decompression stops there.
+
+    Raises:
+        UnsupportedError: The encoding is neither gzip nor zstd.
+        TooLargeError: The result is larger than allowed.
+        MalformedError: The body is not what the header says.
+    """
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return body
+    if name not in ("gzip", "x-gzip", "zstd"):
+        raise UnsupportedError(
+            f"Content-Encoding must be gzip or zstd, got {encoding[:40]!r}",
+            code="unsupported_encoding",
+        )
+    try:
+        decoded = _gunzip(body, max_bytes) if name != "zstd" else _unzstd(body, max_bytes)
+    except (zlib.error, zstandard.ZstdError, EOFError) as error:
+        raise MalformedError(
+            f"the body is not {name}, as its Content-Encoding says", code="malformed_encoding"
+        ) from error
+    if len(decoded) > max_bytes:
+        raise TooLargeError(
+            f"the decoded body must be at most {max_bytes} bytes; send smaller batches",
+            code="decoded_body_too_large",
+        )
+    return decoded
+
+
+def _gunzip(body: bytes, max_bytes: int) -> bytes:
+    """Decompress gzip members one after another, up to one byte past the limit."""
+    parts = []
+    room = max_bytes + 1
+    while body and room > 0:
+        stream = zlib.decompressobj(_GZIP_WINDOW)
+        part = stream.decompress(body, room)
+        parts.append(part)
+        room -= len(part)
+        if not stream.eof and room > 0:
+            raise EOFError
+        body = stream.unused_data
+    return b"".join(parts)
+
+
+def _unzstd(body: bytes, max_bytes: int) -> bytes:
+    """Decompress zstd frames one after another, up to a little past the limit."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+    stream = decompressor.decompressobj()
+    parts: list[bytes] = []
+    size = position = 0
+    while position < len(body) and size <= max_bytes:
+        if stream.eof:
+            stream = decompressor.decompressobj()
+        piece = body[position : position + _ZSTD_STEP_BYTES]
+        parts.append(stream.decompress(piece))
+        size += len(parts[-1])
+        position += len(piece) - len(stream.unused_data)
+    if not stream.eof and size <= max_bytes:
+        raise EOFError
+    return b"".join(parts)

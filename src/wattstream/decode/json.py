@@ -1,0 +1,314 @@
+"""JSON bodies to columns of readings, every record with its own verdict.
+
+Three ways, each slower and more patient: the whole body into typed values at once; record
+by record; field by field. A record that one way refuses goes to the next, and the last one
+finds the words for what is wrong.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from wattstream.decode.records import (
+    Limits,
+    Record,
+    checked,
+    checked_id,
+    chosen_rows,
+    columns,
+    explained,
+    kind_of,
+    shown,
+)
+from wattstream.domain.errors import MalformedError, ReadingError
+from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
+from wattstream.domain.units import Int64
+
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_BOM = b"\xef\xbb\xbf"
+
+
+_KEYS = Record.__struct_fields__
+_Loose = msgspec.defstruct("_Loose", [(key, msgspec.Raw, msgspec.Raw(b"null")) for key in _KEYS])
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    records: list[Record]
+
+
+class _RawEnvelope(msgspec.Struct, gc=False):
+    records: list[msgspec.Raw]
+
+
+_RECORD = msgspec.json.Decoder(Record)
+_RECORDS = msgspec.json.Decoder(list[Record])
+_ENVELOPE = msgspec.json.Decoder(_Envelope)
+_RAWS = msgspec.json.Decoder(list[msgspec.Raw])
+_RAW_ENVELOPE = msgspec.json.Decoder(_RawEnvelope)
+_LOOSE = msgspec.json.Decoder(_Loose)
+_TEXT = msgspec.json.Decoder(str)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The readings of one stream in a request.
+
+    Attributes:
+        readings: n rows in the order of the request.
+        index: Position of each in the request, int64[n].
+    """
+
+    readings: Readings
+    index: Int64
+
+    @classmethod
+    def of_one(cls, readings: Readings) -> "Part":
+        """Return the part of a request with a single reading."""
+        return cls(readings, np.zeros(1, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a request holds.
+
+    Attributes:
+        received: Records in it.
+        parts: At most one for each stream.
+        rejections: What was refused, by index.
+        record: Returns the record at an index as it came.
+    """
+
+    received: int
+    parts: list[Part]
+    rejections: list[Rejection]
+    record: Callable[[int], bytes]
+
+
+def decode_one(body: bytes, limits: Limits) -> Readings:
+    """Return the one reading of a body.
+
+    Raises:
+        MalformedError: It is not JSON.
+        ReadingError: It breaks a rule.
+    """
+    body = body.removeprefix(_BOM)
+    try:
+        record = _RECORD.decode(body)
+    except _MALFORMED:
+        record = _loosely(body)
+    kind = kind_of(record)
+    external_id, at_us, energy_ukwh, values = checked(record, kind, limits)
+    return Readings(
+        kind.stream,
+        [external_id],
+        np.array([at_us]),
+        np.array([energy_ukwh]),
+        np.array([values]),
+    )
+
+
+def decode_array(body: bytes, limits: Limits) -> Decoded:
+    """Return the readings of a JSON array, or of an object with `records`.
+
+    Raises:
+        MalformedError: It is not JSON, or neither of the two.
+    """
+    body = body.removeprefix(_BOM)
+    is_object = body.lstrip()[:1] == b"{"
+    try:
+        records: Sequence[Record | ReadingError]
+        records = _ENVELOPE.decode(body).records if is_object else _RECORDS.decode(body)
+    except _MALFORMED:
+        raws = _raw_records(body, is_object=is_object)
+        return _decode([_patiently(raw) for raw in raws], raws.__getitem__, limits)
+    return _decode(records, lambda i: _raw_records(body, is_object=is_object)[i], limits)
+
+
+def decode_lines(body: bytes, limits: Limits) -> Decoded:
+    """Return the readings of NDJSON, one record a line; empty lines do not count."""
+    body = body.removeprefix(_BOM)
+    lines = [line for line in body.split(b"\n") if line and not line.isspace()]
+    records: Sequence[Record | ReadingError]
+    try:
+        records = list(map(_RECORD.decode, lines))
+    except _MALFORMED:
+        records = [_patiently(line) for line in lines]
+    return _decode(records, lines.__getitem__, limits)
+
+
+def _raw_records(body: bytes, *, is_object: bool) -> list[bytes]:
+    """Return each record of an array as it came.
+
+    Raises:
+        MalformedError: It is not JSON, or neither an array nor an object with `records`.
+    """
+    try:
+        raws = _RAW_ENVELOPE.decode(body).records if is_object else _RAWS.decode(body)
+        return [bytes(raw) for raw in raws]
+    except msgspec.ValidationError as error:
+        raise MalformedError(
+            'the body must be a JSON array of readings, or {"records": […]}', code="not_an_array"
+        ) from error
+    except _MALFORMED as error:
+        return _surrogates_apart(body, error, is_object=is_object)
+
+
+def _surrogates_apart(body: bytes, error: Exception, *, is_object: bool) -> list[bytes]:
+    r"""Return the records of a body that msgspec refuses for a lone surrogate such as "\ud800".
+
+    That is JSON by its grammar, so it costs its own record only.
+    """
+    if b"\\u" not in body:
+        raise _malformed(error) from error
+    try:
+        value = json.loads(body, parse_constant=_no_constant)
+        records = value["records"] if is_object else value
+        return [json.dumps(record).encode() for record in records]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise _malformed(error) from error
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _malformed(error: Exception) -> MalformedError:
+    if isinstance(error, RecursionError):
+        return MalformedError("the body is not readable JSON: it is nested too deeply")
+    if isinstance(error, UnicodeDecodeError):
+        return MalformedError("the body is not JSON: it is not UTF-8")
+    return MalformedError(f"the body is not JSON: {error}".replace("JSON is malformed: ", ""))
+
+
+def _patiently(raw: bytes) -> Record | ReadingError:
+    """Return one record, or why it is none."""
+    try:
+        return _RECORD.decode(raw)
+    except _MALFORMED:
+        pass
+    try:
+        return _loosely(raw)
+    except MalformedError as error:
+        return ReadingError(error.message.replace("the body", "the record"), code=error.code)
+    except ReadingError as error:
+        return error
+
+
+def _loosely(raw: bytes) -> Record:
+    """Return a record field by field: decimal strings become numbers.
+
+    Raises:
+        MalformedError: It is not JSON.
+        ReadingError: It is no object, or a field has the wrong type.
+    """
+    try:
+        loose = _LOOSE.decode(raw)
+    except msgspec.ValidationError as error:
+        raise ReadingError(
+            "a reading must be a JSON object; arrays go to /v1/ingest/batch", code="not_an_object"
+        ) from error
+    except _MALFORMED as error:
+        raise _malformed(error) from error
+    raws = {name: bytes(getattr(loose, name)) for name in _KEYS}
+    # Only the keys of its own kind count; what else is there is ignored, whatever it holds.
+    ids = {key: None if raws[key] == b"null" else "" for key in ("meterId", "vehicleId")}
+    type_ = _text("type", raws["type"])
+    kind = kind_of(Record(type_, ids["meterId"], ids["vehicleId"]))
+    device = _text(kind.id_key, raws[kind.id_key])
+    numbers = {
+        name: _number(name, raws[name], device)
+        for name in (kind.energy_key, *(field.key for field in kind.fields))
+    }
+    texts = {kind.id_key: device, "timestamp": _text("timestamp", raws["timestamp"])}
+    return Record(type=kind.stream.value, **texts, **numbers)  # type: ignore[arg-type]
+
+
+def _text(name: str, raw: bytes) -> str | None:
+    if raw == b"null":
+        return None
+    try:
+        return _TEXT.decode(raw)
+    except _MALFORMED as error:
+        stem = "type" if name == "type" else "timestamp" if name == "timestamp" else "id"
+        raise ReadingError(
+            f"{name} must be a string, got {shown(raw)}", code=f"{stem}_invalid", field=name
+        ) from error
+
+
+def _number(name: str, raw: bytes, about: str | None) -> float | None:
+    if raw == b"null":
+        return None
+    text = raw.decode(errors="replace")
+    if raw[:1] == b'"':
+        text = _text(name, raw) or ""
+    if _DECIMAL.fullmatch(text) is None:
+        stem = _stem(name)
+        raise ReadingError(
+            f"{name} must be a number or a decimal string, got {shown(raw)}{_of(about)}",
+            code=f"{stem}_invalid",
+            field=name,
+        )
+    return float(text)
+
+
+def _stem(key: str) -> str:
+    for kind in KINDS.values():
+        for field in kind.fields:
+            if field.key == key:
+                return field.name
+    return "energy"
+
+
+def _decode(
+    records: Sequence[Record | ReadingError], raw: Callable[[int], bytes], limits: Limits
+) -> Decoded:
+    parts: list[Part] = []
+    errors: dict[int, ReadingError] = {}
+    chosen: dict[Stream, tuple[list[Record], list[int]]] = {s: ([], []) for s in Stream}
+    for i, record in enumerate(records):
+        try:
+            if isinstance(record, ReadingError):
+                raise record
+            of_kind, index = chosen[kind_of(record).stream]
+        except ReadingError as error:
+            errors[i] = error
+        else:
+            of_kind.append(record)
+            index.append(i)
+    for stream, (of_kind, index) in chosen.items():
+        if of_kind:
+            readings, good = columns(of_kind, KINDS[stream], limits)
+            for row in np.flatnonzero(~good).tolist():
+                errors[index[row]] = explained(of_kind[row], KINDS[stream], limits)
+            positions = np.array(index)
+            if not good.all():
+                readings = chosen_rows(readings, good)
+            if len(readings):
+                parts.append(Part(readings, positions[good]))
+    rejections = [_rejection(i, errors[i], records[i], raw) for i in sorted(errors)]
+    return Decoded(len(records), parts, rejections, raw)
+
+
+def _rejection(
+    index: int,
+    error: ReadingError,
+    record: Record | ReadingError,
+    raw: Callable[[int], bytes],
+) -> Rejection:
+    stream = device = None
+    if isinstance(record, Record):
+        try:
+            kind = kind_of(record)
+            stream, device = kind.stream, checked_id(record, kind)
+        except ReadingError:
+            pass
+    return Rejection(index, error.code, error.message, error.field, raw(index), stream, device)
+
+
+def _of(about: str | None) -> str:
+    return f" ({shown(about)})" if about else ""

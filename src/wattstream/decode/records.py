@@ -1,0 +1,211 @@
+"""What a record must keep to become a reading: once for columns, once for the words.
+
+The columns only tell which rows are wrong; the rules for one record tell why.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from wattstream.decode.timestamps import parse, parse_one
+from wattstream.domain.errors import ReadingError
+from wattstream.domain.readings import (
+    KINDS,
+    MAX_ENERGY_KWH,
+    MAX_ID_LENGTH,
+    METER,
+    VEHICLE,
+    Field,
+    Kind,
+    Readings,
+    is_valid_id,
+)
+from wattstream.domain.units import MICRO, Bool, rfc3339
+
+
+class Record(msgspec.Struct, gc=False):
+    """A record of either kind with the types that clients should send."""
+
+    type: str | None = None
+    meterId: str | None = None
+    vehicleId: str | None = None
+    timestamp: str | None = None
+    kwhConsumedAc: float | None = None
+    kwhDeliveredDc: float | None = None
+    voltage: float | None = None
+    soc: float | None = None
+    batteryTemp: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far a timestamp may be from the engine's clock, microseconds, both inclusive."""
+
+    oldest_us: int
+    newest_us: int
+
+
+def kind_of(record: Record) -> Kind:
+    """Return which kind a record is of.
+
+    Raises:
+        ReadingError: Its type is unknown, or both ids or neither are there without one.
+    """
+    if record.type is not None:
+        for stream, kind in KINDS.items():
+            if record.type == stream or record.type.lower() == stream:
+                return kind
+        raise ReadingError(
+            f'type must be "meter" or "vehicle", got {shown(record.type)}',
+            code="type_unknown",
+            field="type",
+        )
+    if record.vehicleId is None:
+        if record.meterId is None:
+            raise ReadingError(
+                "a reading needs meterId or vehicleId", code="id_missing", field="meterId"
+            )
+        return METER
+    if record.meterId is not None:
+        raise ReadingError(
+            "meterId and vehicleId are both there; add type to say which one reports",
+            code="id_ambiguous",
+            field="type",
+        )
+    return VEHICLE
+
+
+def columns(records: list[Record], kind: Kind, limits: Limits) -> tuple[Readings, Bool]:
+    """Return records as columns, and which rows keep every rule; the others hold nonsense."""
+    ids = [getattr(record, kind.id_key) or "" for record in records]
+    good = _good_ids(ids)
+    at_us = parse([record.timestamp or "" for record in records])
+    good &= (at_us >= limits.oldest_us) & (at_us <= limits.newest_us)
+    energy = np.array([getattr(record, kind.energy_key) for record in records], np.float64)
+    good &= (energy >= 0) & (energy <= MAX_ENERGY_KWH)
+    values = np.empty((len(records), len(kind.fields)))
+    for i, field in enumerate(kind.fields):
+        column = np.array([getattr(record, field.key) for record in records], np.float64)
+        good &= np.isnan(column) | ((column >= field.low) & (column <= field.high))
+        values[:, i] = column
+    energy_ukwh = np.rint(np.where(good, energy, 0) * MICRO).astype(np.int64)
+    return Readings(kind.stream, ids, at_us, energy_ukwh, values), good
+
+
+def chosen_rows(readings: Readings, good: Bool) -> Readings:
+    """Return the rows that are good."""
+    return Readings(
+        readings.stream,
+        [device for device, is_good in zip(readings.ids, good.tolist(), strict=True) if is_good],
+        readings.at_us[good],
+        readings.energy_ukwh[good],
+        readings.values[good],
+    )
+
+
+def _good_ids(ids: list[str]) -> Bool:
+    joined = "".join(ids)
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    if joined.isprintable() and " " not in joined:
+        return np.asarray((lengths >= 1) & (lengths <= MAX_ID_LENGTH))
+    return np.array([is_valid_id(device) for device in ids])
+
+
+def explained(record: Record, kind: Kind, limits: Limits) -> ReadingError:
+    """Return why the columns refused a record."""
+    try:
+        checked(record, kind, limits)
+    except ReadingError as error:
+        return error
+    raise AssertionError(f"columns and rules disagree on {record!r}")
+
+
+def checked(record: Record, kind: Kind, limits: Limits) -> tuple[str, int, int, tuple[float, ...]]:
+    """Return id, time, micro-kWh and fields of a record.
+
+    Raises:
+        ReadingError: It breaks a rule; the message says which and by what.
+    """
+    device = checked_id(record, kind)
+    about = f"{kind.stream} {device}"
+    energy = getattr(record, kind.energy_key)
+    if energy is None:
+        raise ReadingError(
+            f"{kind.energy_key} is missing ({about})", code="energy_missing", field=kind.energy_key
+        )
+    if not 0 <= energy <= MAX_ENERGY_KWH:
+        raise ReadingError(
+            f"{kind.energy_key} must be in [0, 1000000000] kWh, got {energy:.12g} ({about})",
+            code="energy_out_of_range",
+            field=kind.energy_key,
+        )
+    values = tuple(_checked_field(record, field, about) for field in kind.fields)
+    return device, _checked_time(record, limits, about), round(energy * MICRO), values
+
+
+def checked_id(record: Record, kind: Kind) -> str:
+    """Return the id that a record reports for its kind.
+
+    Raises:
+        ReadingError: It has none, or one that is not allowed.
+    """
+    device = getattr(record, kind.id_key)
+    if device is None:
+        raise ReadingError(
+            f"a {kind.stream} needs {kind.id_key}", code="id_missing", field=kind.id_key
+        )
+    if not is_valid_id(device):
+        raise ReadingError(
+            f"{kind.id_key} must be 1 to {MAX_ID_LENGTH} printable characters without white "
+            f"space, got {shown(device)}",
+            code="id_invalid",
+            field=kind.id_key,
+        )
+    return str(device)
+
+
+def _checked_field(record: Record, field: Field, about: str) -> float:
+    value = getattr(record, field.key)
+    if value is None:
+        return float("nan")
+    if not field.low <= value <= field.high:
+        raise ReadingError(
+            f"{field.key} must be in [{field.low:g}, {field.high:g}] {field.unit}, "
+            f"got {value:.12g} ({about})",
+            code=f"{field.name}_out_of_range",
+            field=field.key,
+        )
+    return float(value)
+
+
+def _checked_time(record: Record, limits: Limits, about: str) -> int:
+    def error(code: str, message: str) -> ReadingError:
+        return ReadingError(f"timestamp {message} ({about})", code=code, field="timestamp")
+
+    text = record.timestamp
+    if text is None:
+        raise error("timestamp_missing", "is missing")
+    try:
+        at_us = parse_one(text)
+    except ValueError as reason:
+        code = "timestamp_without_offset" if "offset;" in str(reason) else "timestamp_invalid"
+        raise error(code, f"{shown(text)} {reason}") from reason
+    if at_us > limits.newest_us:
+        raise error(
+            "timestamp_in_future",
+            f"must not be later than {rfc3339(limits.newest_us)}, got {shown(text)}",
+        )
+    if at_us < limits.oldest_us:
+        raise error(
+            "timestamp_too_old",
+            f"must not be earlier than {rfc3339(limits.oldest_us)}, got {shown(text)}",
+        )
+    return at_us
+
+
+def shown(value: str | bytes) -> str:
+    """Return what was sent as a message may show it: short, in ASCII quotes, escaped."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else repr(value)
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,148 @@
+"""RFC 3339 timestamps to microseconds, whole columns at once and one by one.
+
+Source: RFC 3339, section 5.6. Leap seconds (`:60`) are not accepted: no device clock that
+we know of sends them, and they have no microsecond of their own.
+"""
+
+import re
+from datetime import UTC, datetime, time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattstream.domain.units import DAY_US, MICRO, NEVER_US, Int64, to_us
+
+FORM = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?([Zz]|([+-])(\d\d):(\d\d))?",
+    re.ASCII,
+)
+_PUNCTUATION = ((4, "-"), (7, "-"), (13, ":"), (16, ":"))
+_SHORTEST, _LONGEST = 20, 64
+
+
+def parse_one(text: str) -> int:
+    """Return one timestamp in microseconds; digits beyond the sixth are cut off.
+
+    Raises:
+        ValueError: It is not RFC 3339, or has no offset; the message says which.
+    """
+    match = FORM.fullmatch(text)
+    if match is None:
+        raise ValueError("is not an RFC 3339 time such as 2026-02-09T10:00:00Z")
+    *numbers, fraction, offset, sign, hours, minutes = match.groups()
+    if offset is None:
+        raise ValueError("has no offset; add Z for UTC, or one such as +01:00")
+    try:
+        year, month, day, hour, minute, second = map(int, numbers)
+        micro = int((fraction or "0")[:6].ljust(6, "0"))
+        at_us = to_us(datetime(year, month, day, hour, minute, second, micro, UTC))
+        offset_s = time(int(hours or 0), int(minutes or 0)).hour * 3600 + int(minutes or 0) * 60
+        return at_us - (-offset_s if sign == "-" else offset_s) * MICRO
+    except ValueError as error:
+        raise ValueError("is not a day and time that exists") from error
+
+
+def parse(texts: list[str]) -> Int64:
+    """Return timestamps in microseconds, int64[n]; NEVER_US where one does not parse."""
+    at_us = np.full(len(texts), NEVER_US)
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    joined = "".join(texts)
+    if not joined.isascii():
+        return np.array([_parse_or_never(text) for text in texts], np.int64)
+    data = np.frombuffer(joined.encode(), np.uint8)
+    starts = np.cumsum(lengths) - lengths
+    for length in np.unique(lengths).tolist():
+        if _SHORTEST <= length <= _LONGEST:
+            rows = np.flatnonzero(lengths == length)
+            at_us[rows] = _parse_same_length(_table(data, starts[rows], length, len(texts)))
+        else:
+            for row in np.flatnonzero(lengths == length).tolist():
+                at_us[row] = _parse_or_never(texts[row])
+    return at_us
+
+
+def _table(data: NDArray[np.uint8], starts: Int64, length: int, n: int) -> NDArray[np.uint8]:
+    """Return texts of one length as rows of bytes."""
+    if len(starts) == n:
+        return data.reshape(n, length)
+    return np.asarray(data[starts[:, None] + np.arange(length)])
+
+
+def _parse_or_never(text: str) -> int:
+    try:
+        return parse_one(text)
+    except ValueError:
+        return NEVER_US
+
+
+def _parse_same_length(text: NDArray[np.uint8]) -> Int64:
+    in_utc = (text[:, -1] | 0x20) == ord("z")
+    if in_utc.all():
+        return _parse_same_form(text, has_offset=False)
+    if not in_utc.any():
+        return _parse_same_form(text, has_offset=True)
+    at_us = np.empty(len(text), np.int64)
+    at_us[in_utc] = _parse_same_form(text[in_utc], has_offset=False)
+    at_us[~in_utc] = _parse_same_form(text[~in_utc], has_offset=True)
+    return at_us
+
+
+def _parse_same_form(text: NDArray[np.uint8], *, has_offset: bool) -> Int64:
+    """Parse rows of one length that all end in Z, or all in ±hh:mm."""
+    end = text.shape[1] - (6 if has_offset else 1)
+    if end < 19 or end == 20:
+        return np.full(len(text), NEVER_US)
+    digit = text.astype(np.int64) - ord("0")
+    ok = ((text[:, 10] | 0x20) == ord("t")) | (text[:, 10] == ord(" "))
+    for column, mark in _PUNCTUATION:
+        ok &= text[:, column] == ord(mark)
+
+    def number(start: int, stop: int) -> Int64:
+        nonlocal ok
+        value = np.zeros(len(text), np.int64)
+        for column in range(start, stop):
+            ok &= (digit[:, column] >= 0) & (digit[:, column] <= 9)
+            value = value * 10 + digit[:, column]
+        return value
+
+    year, month, day = number(0, 4), number(5, 7), number(8, 10)
+    hour, minute, second = number(11, 13), number(14, 16), number(17, 19)
+    ok &= (hour < 24) & (minute < 60) & (second < 60) & (year >= 1)
+    ok &= (month >= 1) & (month <= 12) & (day >= 1) & (day <= _days_in(year, month))
+    micro = np.zeros(len(text), np.int64)
+    if end > 19:
+        ok &= text[:, 19] == ord(".")
+        kept = min(end, 26)
+        micro = number(20, kept) * 10 ** (26 - kept)
+        number(kept, end)
+    at_us = _days_from_civil(year, month, day) * DAY_US + micro
+    at_us += (hour * 3600 + minute * 60 + second) * MICRO
+    if has_offset:
+        sign = text[:, end]
+        offset_hour, offset_minute = number(end + 1, end + 3), number(end + 4, end + 6)
+        ok &= ((sign == ord("+")) | (sign == ord("-"))) & (text[:, end + 3] == ord(":"))
+        ok &= (offset_hour < 24) & (offset_minute < 60)
+        offset_us = (offset_hour * 60 + offset_minute) * 60 * MICRO
+        at_us -= np.where(sign == ord("-"), -offset_us, offset_us)
+    return np.where(ok, at_us, NEVER_US)
+
+
+_MONTH_DAYS = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
+
+
+def _days_in(year: Int64, month: Int64) -> Int64:
+    is_leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
+    return np.asarray(_MONTH_DAYS[np.clip(month, 0, 12)] + (is_leap & (month == 2)))
+
+
+def _days_from_civil(year: Int64, month: Int64, day: Int64) -> Int64:
+    """Return days since 1970-01-01 of a Gregorian date.
+
+    Source: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", days_from_civil.
+    """
+    year = year - (month <= 2)
+    era = year // 400
+    year_of_era = year - era * 400
+    day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
+    day_of_era = year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year
+    return np.asarray(era * 146_097 + day_of_era - 719_468)

@@ -1,0 +1,66 @@
+"""Which meter feeds which vehicle, and when."""
+
+import enum
+from dataclasses import dataclass
+
+from wattstream.domain.units import NEVER_US
+
+FOREVER_US = 2**63 - 1
+
+
+class AcSource(enum.StrEnum):
+    """Where a vehicle's AC energy comes from."""
+
+    LINK = "link"
+    SAME_ID = "same-id"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A meter that feeds a vehicle over [start_us, end_us).
+
+    Attributes:
+        meter_key: The meter's device key.
+        meter_id: Its outside id.
+        start_us: NEVER_US: since always.
+        end_us: FOREVER_US: still.
+    """
+
+    meter_key: int
+    meter_id: str
+    start_us: int = NEVER_US
+    end_us: int = FOREVER_US
+
+    def within(self, start_us: int, end_us: int) -> "Link | None":
+        """Return the part of the link inside [start_us, end_us), or None."""
+        start_us, end_us = max(self.start_us, start_us), min(self.end_us, end_us)
+        return Link(self.meter_key, self.meter_id, start_us, end_us) if start_us < end_us else None
+
+
+@dataclass(frozen=True, slots=True)
+class Feeds:
+    """All that is known of a vehicle's meters.
+
+    Attributes:
+        links: Links that name the vehicle, of any time.
+        twin: A meter of the same id that no link of any time names, linked for all time.
+    """
+
+    links: tuple[Link, ...] = ()
+    twin: Link | None = None
+
+
+def feeds_within(feeds: Feeds, start_us: int, end_us: int) -> tuple[list[Link], AcSource]:
+    """Return the links that count in [start_us, end_us), cut to it, and their source.
+
+    A vehicle named by a link of any time never falls back on the same-id rule.
+    """
+    if feeds.links:
+        cut = [link.within(start_us, end_us) for link in feeds.links]
+        inside = [link for link in cut if link is not None]
+        return inside, AcSource.LINK if inside else AcSource.NONE
+    if feeds.twin is not None:
+        inside_twin = feeds.twin.within(start_us, end_us)
+        return ([inside_twin], AcSource.SAME_ID) if inside_twin else ([], AcSource.NONE)
+    return [], AcSource.NONE

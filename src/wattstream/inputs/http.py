@@ -1,0 +1,219 @@
+"""Readings over HTTP: two bare ASGI endpoints, the hot path of the engine.
+
+Each is three steps: read the body, decode it (pure), hand it to the pipeline.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+import structlog
+
+from wattstream.decode.encoding import decompress
+from wattstream.decode.json import Decoded, Part, decode_array, decode_lines, decode_one
+from wattstream.decode.records import Limits
+from wattstream.domain.errors import (
+    ConflictError,
+    MalformedError,
+    ReadingError,
+    RequestError,
+    TooLargeError,
+    UnsupportedError,
+    WattstreamError,
+)
+from wattstream.domain.readings import Rejection
+from wattstream.domain.units import MICRO, rfc3339
+from wattstream.pipeline.ingest import Ingest, Report
+from wattstream.replies import Reply, error_body, error_reply, internal_error
+from wattstream.stats import Stats
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+ONE_PATH = "/v1/ingest"
+BATCH_PATH = "/v1/ingest/batch"
+MAX_ERRORS = 100
+_JSON_TYPES = frozenset({"", "application/json", "text/json"})
+_LINE_TYPES = frozenset(
+    {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"}
+)
+_UTF8 = frozenset({"utf-8", "utf8", '"utf-8"'})
+
+_log = structlog.get_logger()
+_encode = msgspec.json.encode
+
+
+class _DisconnectedError(Exception):
+    """The client left before its request was complete."""
+
+
+class HttpInput:
+    """The ASGI application of both ingest endpoints."""
+
+    def __init__(
+        self,
+        ingest: Ingest,
+        stats: Stats,
+        clock_us: Callable[[], int],
+        *,
+        max_future_s: int,
+        max_past_s: int,
+        max_body_bytes: int,
+        max_decoded_bytes: int,
+    ) -> None:
+        self._ingest = ingest
+        self._clock_us = clock_us
+        self._max_future_us = max_future_s * MICRO
+        self._max_past_us = max_past_s * MICRO
+        self._max_body_bytes = max_body_bytes
+        self._max_decoded_bytes = max_decoded_bytes
+        self._ack_seconds = stats.ack_seconds
+        self._requests = stats.requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request to one of the two paths."""
+        try:
+            reply = await self._answer(scope, receive)
+        except _DisconnectedError:
+            return
+        except WattstreamError as error:
+            reply = error_reply(error)
+        except Exception:  # noqa: BLE001 - the last line of defence, as in any server
+            _log.exception("Ingest failed", path=scope["path"])
+            reply = internal_error()
+        self._requests.labels(str(reply.status)).inc()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(reply.body)).encode()),
+            *((name.lower().encode(), value.encode()) for name, value in reply.headers.items()),
+        ]
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Reply:
+        if scope["method"] != "POST":
+            message = f"{scope['path']} takes POST, got {scope['method']}"
+            return Reply(405, {"Allow": "POST"}, _encode(error_body("method_not_allowed", message)))
+        headers = dict(scope["headers"])
+        is_batch = scope["path"] == BATCH_PATH
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        is_lines = _is_ndjson(content_type, is_batch=is_batch)
+        body = await self._body(headers, receive)
+        started = time.perf_counter()
+        try:
+            body = decompress(
+                body,
+                headers.get(b"content-encoding", b"").decode("latin-1"),
+                self._max_decoded_bytes,
+            )
+            reply = await (self._batch(body, is_lines) if is_batch else self._one(body))
+        except MalformedError as error:
+            rejection = Rejection(0, error.code, error.message, error.field, body)
+            await self._ingest.keep(rejection)
+            raise
+        self._ack_seconds.observe(time.perf_counter() - started)
+        return reply
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            raise self._too_large(f"got {int(length)}")
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _DisconnectedError
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > self._max_body_bytes:
+                raise self._too_large("got more")
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    def _too_large(self, got: str) -> TooLargeError:
+        return TooLargeError(
+            f"the body must be at most {self._max_body_bytes} bytes, {got}; send smaller batches"
+        )
+
+    def _limits(self) -> Limits:
+        now_us = self._clock_us()
+        return Limits(now_us - self._max_past_us, now_us + self._max_future_us)
+
+    async def _one(self, body: bytes) -> Reply:
+        try:
+            readings = decode_one(body, self._limits())
+        except ReadingError as error:
+            rejection = Rejection(0, error.code, error.message, error.field, body)
+            await self._ingest.keep(rejection)
+            raise
+        part = Part.of_one(readings)
+        report = await self._ingest.write(Decoded(1, [part], [], lambda _: body))
+        if report.rejections:
+            raise _as_error(report.rejections[0])
+        answer = {
+            "status": "ok",
+            "type": readings.stream.value,
+            "id": readings.ids[0],
+            "timestamp": rfc3339(int(readings.at_us[0])),
+            "stored": report.stored == 1,
+        }
+        if report.duplicates:
+            answer["duplicate"] = True
+        return Reply(201 if report.stored else 200, {}, _encode(answer))
+
+    async def _batch(self, body: bytes, is_lines: bool) -> Reply:
+        decoded = (decode_lines if is_lines else decode_array)(body, self._limits())
+        report = await self._ingest.write(decoded)
+        return Reply(_batch_status(report), {}, _encode(_batch_body(report)))
+
+
+def _batch_status(report: Report) -> int:
+    refused = len(report.rejections)
+    if refused == report.received:
+        return 422
+    return 207 if refused else 201
+
+
+def _batch_body(report: Report) -> dict[str, object]:
+    return {
+        "received": report.received,
+        "stored": report.stored,
+        "duplicates": report.duplicates,
+        "rejected": len(report.rejections),
+        "errors": [
+            {"index": rejection.index, "code": rejection.code, "message": rejection.message}
+            for rejection in report.rejections[:MAX_ERRORS]
+        ],
+    }
+
+
+def _as_error(rejection: Rejection) -> RequestError:
+    kind = ConflictError if rejection.code == "conflict" else ReadingError
+    return kind(rejection.message, code=rejection.code, field=rejection.field)
+
+
+def _is_ndjson(header: str, *, is_batch: bool) -> bool:
+    """Return whether the body is NDJSON.
+
+    Raises:
+        UnsupportedError: It is neither that nor JSON in UTF-8.
+    """
+    name, _, parameters = header.partition(";")
+    name = name.strip().lower()
+    for parameter in parameters.split(";"):
+        key, _, value = parameter.partition("=")
+        if key.strip().lower() == "charset" and value.strip().lower() not in _UTF8:
+            raise UnsupportedError(f"the charset must be utf-8, got {value.strip()[:40]!r}")
+    if name in _JSON_TYPES or name.endswith("+json"):
+        return False
+    if is_batch and name in _LINE_TYPES:
+        return True
+    allowed = "application/json" + (" or application/x-ndjson" if is_batch else "")
+    raise UnsupportedError(
+        f"Content-Type must be {allowed}, got {name[:60]!r}; "
+        "with curl, add -H 'Content-Type: application/json'"
+    )

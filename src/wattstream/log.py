@@ -1,0 +1,37 @@
+"""How the engine's log looks: for people on a console, or one JSON object a line."""
+
+import logging
+import sys
+
+import structlog
+
+from wattstream.settings import Settings
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send all logs to standard error in the form that the settings name."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    in_json = settings.log_format == "json"
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if in_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    exceptions: list[structlog.typing.Processor] = (
+        [structlog.processors.format_exc_info] if in_json else []
+    )
+    structlog.configure(
+        processors=[*shared, *exceptions, last],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=last)
+    )
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)

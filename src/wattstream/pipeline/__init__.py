@@ -1,0 +1,1 @@
+"""From decoded columns to committed flushes."""

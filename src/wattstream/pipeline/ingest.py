@@ -1,0 +1,158 @@
+"""Decoded requests to committed readings and a verdict for every record."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from wattstream.decode.json import Decoded, Part
+from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
+from wattstream.domain.units import kwh, rfc3339
+from wattstream.pipeline.lane import Lane
+from wattstream.stats import Stats
+from wattstream.store.port import Store, Values, Verdict, Written
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a request; received = stored + duplicates + rejected.
+
+    Attributes:
+        rejections: Every refused record, by index.
+    """
+
+    received: int
+    stored: int
+    duplicates: int
+    rejections: list[Rejection]
+
+
+class Ingest:
+    """The way in: two lanes and a keeper of what is refused."""
+
+    def __init__(
+        self,
+        store: Store,
+        stats: Stats,
+        clock_us: Callable[[], int],
+        *,
+        flush_readings: int,
+        queue_readings: int,
+    ) -> None:
+        self._store = store
+        self._stats = stats
+        self._clock_us = clock_us
+        self._lanes = {
+            stream: Lane(
+                stream,
+                store,
+                stats,
+                clock_us,
+                flush_readings=flush_readings,
+                queue_readings=queue_readings,
+            )
+            for stream in Stream
+        }
+
+    @property
+    def is_full(self) -> bool:
+        """Whether some lane's queue is at its bound."""
+        return any(lane.is_full for lane in self._lanes.values())
+
+    async def run(self) -> None:
+        """Write until `stop`, then finish what is queued."""
+        async with asyncio.TaskGroup() as tasks:
+            for lane in self._lanes.values():
+                tasks.create_task(lane.run())
+
+    def stop(self) -> None:
+        """Let `run` return once everything queued is committed."""
+        for lane in self._lanes.values():
+            lane.stop()
+
+    async def write(self, decoded: Decoded) -> Report:
+        """Write a request; return once it is committed and its refusals are kept.
+
+        Raises:
+            RetryLaterError: Nothing may be taken as acknowledged; the request may be sent
+                again, and nothing is counted twice.
+        """
+        parts = decoded.parts
+        written = await asyncio.gather(
+            *(self._lanes[part.readings.stream].write(part.readings) for part in parts)
+        )
+        rejections = list(decoded.rejections)
+        for part, outcome in zip(parts, written, strict=True):
+            rejections += _rejections(part, outcome, decoded.record)
+        rejections.sort(key=lambda rejection: rejection.index)
+        if rejections:
+            await self._store.keep(rejections, self._clock_us())
+        return self._count(decoded.received, parts, written, rejections)
+
+    async def keep(self, rejection: Rejection) -> None:
+        """Keep a request that holds no reading at all, and count it."""
+        await self._store.keep([rejection], self._clock_us())
+        self._count(1, [], [], [rejection])
+
+    def _count(
+        self,
+        received: int,
+        parts: list[Part],
+        written: list[Written],
+        rejections: list[Rejection],
+    ) -> Report:
+        stored = duplicates = 0
+        for part, outcome in zip(parts, written, strict=True):
+            by_verdict = np.bincount(outcome.verdicts, minlength=len(Verdict)).tolist()
+            self._stats.stored.labels(part.readings.stream).inc(by_verdict[Verdict.STORED])
+            self._stats.duplicates.labels(part.readings.stream).inc(by_verdict[Verdict.DUPLICATE])
+            stored += by_verdict[Verdict.STORED]
+            duplicates += by_verdict[Verdict.DUPLICATE]
+        for code, count in Counter(rejection.code for rejection in rejections).items():
+            self._stats.rejected.labels(code).inc(count)
+        self._stats.received.inc(received)
+        return Report(received, stored, duplicates, rejections)
+
+
+def _rejections(part: Part, written: Written, record: Callable[[int], bytes]) -> list[Rejection]:
+    readings = part.readings
+    found = {row: _conflict(readings, row, standing) for row, standing in written.standing.items()}
+    found |= {row: (*reason, None) for row, reason in written.refused.items()}
+    return [
+        Rejection(
+            index := int(part.index[row]),
+            code,
+            message,
+            field,
+            record(index),
+            readings.stream,
+            readings.ids[row],
+        )
+        for row, (code, message, field) in found.items()
+    ]
+
+
+def _conflict(readings: Readings, row: int, standing: Values) -> tuple[str, str, str | None]:
+    kind = KINDS[readings.stream]
+    sent = Values(int(readings.energy_ukwh[row]), tuple(readings.values[row].tolist()))
+    return (
+        "conflict",
+        f"{readings.stream} {readings.ids[row]} already has other values at "
+        f"{rfc3339(int(readings.at_us[row]))}: kept {_described(kind.stream, standing)}, "
+        f"got {_described(kind.stream, sent)}",
+        "timestamp",
+    )
+
+
+def _described(stream: Stream, values: Values) -> str:
+    kind = KINDS[stream]
+    fields = zip(kind.fields, values.fields, strict=True)
+    return ", ".join(
+        [f"{kind.energy_key} {kwh(values.energy_ukwh):.12g}"]
+        + [
+            f"{field.key} {'absent' if np.isnan(value) else f'{value:.12g}'}"
+            for field, value in fields
+        ]
+    )

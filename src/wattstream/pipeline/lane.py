@@ -1,0 +1,134 @@
+"""One lane per stream: group commit with a bounded queue."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import numpy as np
+import structlog
+
+from wattstream.domain.errors import QueueFullError, StoreUnavailableError, WattstreamError
+from wattstream.domain.readings import Readings, Stream
+from wattstream.pipeline.batcher import Batcher, Flush
+from wattstream.stats import Stats
+from wattstream.store.port import Store, Values, Written
+
+_log = structlog.get_logger()
+
+
+class _Request:
+    """A request that waits for its pieces to be written."""
+
+    def __init__(self, readings: Readings) -> None:
+        self.done: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        self.pieces = 0
+        self._verdicts = np.zeros(len(readings), np.int8)
+        self._standing: dict[int, Values] = {}
+        self._refused: dict[int, tuple[str, str]] = {}
+
+    def receive(self, start: int, stop: int, written: Written, offset: int) -> None:
+        """Take rows of a flush: row `offset` of the flush is row `start` of the request."""
+        size = stop - start
+        self._verdicts[start:stop] = written.verdicts[offset : offset + size]
+        for source, mine in ((written.standing, self._standing), (written.refused, self._refused)):
+            for row, value in source.items():
+                if offset <= row < offset + size:
+                    mine[row - offset + start] = value  # type: ignore[assignment]
+        self.pieces -= 1
+        if self.pieces == 0 and not self.done.done():
+            self.done.set_result(Written(self._verdicts, self._standing, self._refused))
+
+    def fail(self, error: WattstreamError) -> None:
+        """Give up: a piece was not committed."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class Lane:
+    """Writes one stream, one flush at a time; what arrives meanwhile shares the next."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        store: Store,
+        stats: Stats,
+        clock_us: Callable[[], int],
+        *,
+        flush_readings: int,
+        queue_readings: int,
+    ) -> None:
+        self._stream = stream
+        self._store = store
+        self._clock_us = clock_us
+        self._queue_readings = queue_readings
+        self._batcher: Batcher[_Request] = Batcher(flush_readings)
+        self._work = asyncio.Event()
+        self._stopping = False
+        self._failures = stats.flush_failures.labels(stream)
+        self._seconds = stats.flush_seconds.labels(stream)
+        self._sizes = stats.flush_readings.labels(stream)
+        stats.queue.labels(stream).set_function(lambda: self._batcher.waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the queue is at its bound."""
+        return self._batcher.waiting >= self._queue_readings
+
+    async def write(self, readings: Readings) -> Written:
+        """Queue readings, at least one, and return once they are committed.
+
+        Raises:
+            QueueFullError: Too many readings wait already.
+            StoreUnavailableError: They were not committed; some pieces may be.
+        """
+        if self.is_full:
+            raise QueueFullError(
+                f"More than {self._queue_readings} {self._stream} readings wait for their commit; "
+                "nothing of this request was taken. Send it again later."
+            )
+        request = _Request(readings)
+        request.pieces = self._batcher.add(request, readings)
+        self._work.set()
+        return await request.done
+
+    async def run(self) -> None:
+        """Write what is queued until `stop`, then what is still there, and return."""
+        while True:
+            flush = self._batcher.take()
+            if flush is not None:
+                await self._write(flush)
+            elif self._stopping:
+                return
+            else:
+                self._work.clear()
+                await self._work.wait()
+
+    def stop(self) -> None:
+        """Let `run` return once the queue is empty."""
+        self._stopping = True
+        self._work.set()
+
+    async def _write(self, flush: Flush[_Request]) -> None:
+        readings = flush.readings()
+        started = time.perf_counter()
+        try:
+            written = await self._store.write(readings, self._clock_us())
+        except WattstreamError as error:
+            self._fail(flush, error)
+            return
+        except Exception:  # noqa: BLE001 - a bug must fail its requests, not stop the lane
+            _log.exception("Flush failed", stream=self._stream, readings=len(readings))
+            self._fail(flush, StoreUnavailableError("The flush failed; send the request again."))
+            return
+        self._seconds.observe(time.perf_counter() - started)
+        self._sizes.observe(len(readings))
+        offset = 0
+        for piece in flush.pieces:
+            size = len(piece.readings)
+            piece.ticket.receive(piece.start, piece.start + size, written, offset)
+            offset += size
+
+    def _fail(self, flush: Flush[_Request], error: WattstreamError) -> None:
+        self._failures.inc()
+        for piece in flush.pieces:
+            piece.ticket.fail(error)

@@ -1,0 +1,53 @@
+"""The live state of a device."""
+
+import math
+from dataclasses import dataclass
+
+from wattstream.domain.errors import NotFoundError
+from wattstream.domain.readings import Stream
+from wattstream.domain.units import NEVER_US
+from wattstream.store.port import Device, Latest, Snapshot, Store
+
+
+@dataclass(frozen=True, slots=True)
+class LiveState:
+    """A device with its newest reading.
+
+    Attributes:
+        fields: Optional fields in the order of the kind, None where absent.
+        is_charging: Whether its latest energy difference is above 0.
+    """
+
+    device: Device
+    latest: Latest
+    fields: tuple[float | None, ...]
+    is_charging: bool
+
+
+async def find(snapshot: Snapshot, stream: Stream, external_id: str) -> Device:
+    """Return a device.
+
+    Raises:
+        NotFoundError: It was never seen.
+    """
+    device = await snapshot.device(stream, external_id)
+    if device is None:
+        raise NotFoundError(f"no {stream} {external_id!r} was ever seen", code=f"{stream}_unknown")
+    return device
+
+
+async def live_state(store: Store, stream: Stream, external_id: str) -> LiveState:
+    """Return the newest reading of a device.
+
+    Raises:
+        NotFoundError: The device was never seen, or has no reading yet.
+    """
+    async with store.snapshot() as snapshot:
+        device = await find(snapshot, stream, external_id)
+        latest = await snapshot.latest(device)
+    if latest.at_us == NEVER_US:
+        raise NotFoundError(
+            f"{stream} {external_id!r} has no reading yet", code=f"{stream}_without_readings"
+        )
+    fields = tuple(None if math.isnan(value) else value for value in latest.values.fields)
+    return LiveState(device, latest, fields, latest.delta_ukwh > 0)

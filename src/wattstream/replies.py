@@ -1,0 +1,59 @@
+"""How errors look over HTTP, the same at every edge."""
+
+import json
+from typing import NamedTuple
+
+from wattstream.domain.errors import (
+    ConflictError,
+    MalformedError,
+    NotFoundError,
+    ReadingError,
+    RequestError,
+    RetryLaterError,
+    TooLargeError,
+    UnsupportedError,
+    WattstreamError,
+)
+
+_STATUS: dict[type[WattstreamError], int] = {
+    MalformedError: 400,
+    NotFoundError: 404,
+    ConflictError: 409,
+    TooLargeError: 413,
+    UnsupportedError: 415,
+    ReadingError: 422,
+    RetryLaterError: 503,
+    RequestError: 400,
+}
+
+
+class Reply(NamedTuple):
+    """Status, headers and JSON body of an answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def error_body(code: str, message: str, field: str | None = None) -> dict[str, object]:
+    """Return the body of an error, as the contract has it."""
+    return {"error": {"code": code, "message": message, "field": field}}
+
+
+def error_reply(error: WattstreamError) -> Reply:
+    """Return the answer for an error."""
+    status = next((s for kind, s in _STATUS.items() if isinstance(error, kind)), 500)
+    if status == 500:
+        return internal_error()
+    headers = {}
+    if isinstance(error, RetryLaterError):
+        headers["Retry-After"] = str(error.retry_after_s)
+    field = error.field if isinstance(error, RequestError) else None
+    body = error_body(error.code, error.message, field)
+    return Reply(status, headers, json.dumps(body, ensure_ascii=False).encode())
+
+
+def internal_error() -> Reply:
+    """Return the answer for a bug: nothing of it reaches the client."""
+    body = error_body("internal", "The engine failed; its log says why. Send the request again.")
+    return Reply(500, {}, json.dumps(body).encode())

@@ -1,0 +1,147 @@
+"""Every setting: name, default, unit and help in one place.
+
+A setting is an environment variable ``WATTSTREAM_<NAME>`` and a flag of the same name.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from wattstream.domain.errors import SettingsError
+
+PREFIX = "WATTSTREAM_"
+_SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
+_BYTES = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
+
+
+def _scaled(units: Mapping[str, int], example: str) -> BeforeValidator:
+    def parse(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        match = re.fullmatch(r"\s*(\d+)\s*([a-z]*)\s*", value.lower())
+        if match is None or match[2] not in units:
+            raise ValueError(f"write a whole number with a unit, such as {example}")
+        return int(match[1]) * units[match[2]]
+
+    return BeforeValidator(parse)
+
+
+Duration = Annotated[int, _scaled(_SECONDS, "90s, 10min, 2h or 400d"), Field(ge=0)]
+Size = Annotated[int, _scaled(_BYTES, "512KiB, 16MiB or 1GiB"), Field(gt=0)]
+
+
+def _setting(default: Any, unit: str | None, description: str, **limits: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"unit": unit}, **limits)
+
+
+class Settings(BaseModel):
+    """All settings of one engine, validated."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = _setting("127.0.0.1", None, "Address to listen on.")
+    port: int = _setting(8000, None, "TCP port to listen on; 0 picks a free one.", ge=0, le=65535)
+    database_url: str | None = _setting(
+        None, None, "PostgreSQL 15 or newer to use, postgresql://…; unset: the embedded one."
+    )
+    data_dir: Path = _setting(
+        Path("wattstream-data"), None, "Folder of the embedded PostgreSQL and of the engine's lock."
+    )
+    postgres_user: str = _setting(
+        "nobody", None, "System user that the embedded PostgreSQL runs as when started by root."
+    )
+    simulate: int = _setting(
+        0,
+        "pairs",
+        "Simulated meter and vehicle pairs that `serve` drives itself.",
+        ge=0,
+        le=100_000,
+    )
+    max_future: Duration = _setting(
+        600, "s", "How far ahead of the engine's clock a timestamp may be."
+    )
+    max_past: Duration = _setting(
+        400 * 86400, "s", "How far behind the engine's clock a timestamp may be."
+    )
+    max_body: Size = _setting(16 * 1024**2, "bytes", "Largest request body as it arrives.")
+    max_decoded_body: Size = _setting(
+        64 * 1024**2, "bytes", "Largest request body after decompression."
+    )
+    queue_readings: int = _setting(
+        400_000, "readings", "Readings that may wait for a commit before requests get 503.", gt=0
+    )
+    flush_readings: int = _setting(
+        20_000, "readings", "Most readings of one transaction.", gt=0, le=200_000
+    )
+    read_connections: int = _setting(
+        6, "connections", "Database connections that answer queries.", gt=0, le=100
+    )
+    link_same_id: bool = _setting(
+        True, None, "Link a vehicle to the meter of the same id where no link names either."
+    )
+    efficiency_threshold: float = _setting(
+        0.85, "fraction", "Efficiency below this is reported as a fault.", gt=0, le=1
+    )
+    shutdown_grace: Duration = _setting(30, "s", "How long a stop waits for requests under way.")
+    log_format: Literal["console", "json"] = _setting("console", None, "Form of the log.")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", None, "Least severe message that is logged."
+    )
+
+
+def unit_of(name: str) -> str | None:
+    """Return the unit of a setting as shown to people, or None."""
+    extra = Settings.model_fields[name].json_schema_extra
+    unit = extra.get("unit") if isinstance(extra, dict) else None
+    return str(unit) if unit is not None else None
+
+
+def load(
+    overrides: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Read the settings: flags before environment before defaults.
+
+    Args:
+        overrides: Values by setting name, as given by flags; None values are ignored.
+        environ: The environment; the process's own by default. Empty values count as unset.
+
+    Raises:
+        SettingsError: With every wrong or unknown variable named.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, object] = {}
+    problems: list[str] = []
+    for variable, value in environ.items():
+        name = variable.removeprefix(PREFIX).lower()
+        if not variable.startswith(PREFIX) or value == "":
+            continue
+        if name in Settings.model_fields:
+            values[name] = value
+        else:
+            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
+            problems.append(f"{variable} is not a setting{hint}")
+    values |= {name: value for name, value in (overrides or {}).items() if value is not None}
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        problems += [_problem(detail) for detail in error.errors()]
+    if problems:
+        raise SettingsError(
+            "Wrong settings:\n"
+            + "\n".join(f"  {problem}" for problem in sorted(problems))
+            + "\n`wattstream settings` lists all of them with their units."
+        )
+    return settings
+
+
+def _problem(detail: Any) -> str:
+    name = str(detail["loc"][0])
+    text = detail["msg"].removeprefix("Value error, ")
+    shown = "(hidden)" if name == "database_url" else repr(detail["input"])
+    return f"{PREFIX}{name.upper()}={shown}: {text}"

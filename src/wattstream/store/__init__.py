@@ -1,0 +1,1 @@
+"""Where readings live: the port, its backends, the schema."""

@@ -1,0 +1,148 @@
+"""One consistent view of PostgreSQL: every answer is read in one transaction."""
+
+from typing import Any
+
+import numpy as np
+import psycopg
+
+from wattstream.domain.links import Feeds, Link
+from wattstream.domain.readings import KINDS, Rejection, Stream
+from wattstream.domain.register import EnergyMode, Rules
+from wattstream.domain.units import BUCKET_US, NEVER_US
+from wattstream.store import arrays, sql
+from wattstream.store.port import (
+    DayCount,
+    Device,
+    DeviceTotals,
+    KeptRejection,
+    Latest,
+    RawBucket,
+    StreamStats,
+    Totals,
+    Values,
+)
+
+
+class PostgresSnapshot:
+    """A Snapshot over a connection inside a REPEATABLE READ transaction."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._connection = connection
+
+    async def _all(self, file: str, name: str, stream: Stream | None, **params: Any) -> list[Any]:
+        statement = sql.statements(file, stream)[name]
+        cursor = await self._connection.execute(statement, params, binary=True)
+        return await cursor.fetchall()
+
+    async def _one(self, file: str, name: str, stream: Stream | None, **params: Any) -> Any:
+        rows = await self._all(file, name, stream, **params)
+        return rows[0] if rows else None
+
+    async def device(self, stream: Stream, external_id: str) -> Device | None:
+        """Return a device, or None where it was never seen."""
+        row = await self._one("registry", "device", stream, external_id=external_id)
+        return None if row is None else to_device(stream, row)
+
+    async def devices(self, stream: Stream, after: str, limit: int) -> list[Device]:
+        """Return up to `limit` devices with ids above `after`, by id in code point order."""
+        rows = await self._all("registry", "devices", stream, after=after, limit=limit)
+        return [to_device(stream, row) for row in rows]
+
+    async def latest(self, device: Device) -> Latest:
+        """Return the newest reading of a device."""
+        row = await self._one("answers", "latest", device.stream, device_id=device.key)
+        at_us, received_at_us, energy, delta, *fields = row
+        values = Values(energy, tuple(np.nan if value is None else value for value in fields))
+        return Latest(at_us, received_at_us, values, delta)
+
+    async def feeds(self, vehicle: Device, *, same_id: bool) -> Feeds:
+        """Return a vehicle's links and, where `same_id`, its twin meter."""
+        rows = await self._all("links", "of_vehicle", None, device_id=vehicle.key)
+        if rows or not same_id:
+            return Feeds(tuple(Link(*row) for row in rows))
+        twin = await self._one("links", "twin", None, external_id=vehicle.external_id)
+        return Feeds((), None if twin is None else Link(*twin))
+
+    async def fleet_feeds(self, *, same_id: bool) -> dict[str, tuple[int, Feeds]]:
+        """Return key and feeds of every vehicle that has any, by outside id."""
+        feeds: dict[str, tuple[int, Feeds]] = {}
+        if same_id:
+            for vehicle, key, *meter in await self._all("links", "all_twins", None):
+                feeds[vehicle] = (key, Feeds((), Link(*meter)))
+        for vehicle, key, *link in await self._all("links", "all", None):
+            links = feeds.get(vehicle, (key, Feeds()))[1].links
+            feeds[vehicle] = (key, Feeds((*links, Link(*link))))
+        return feeds
+
+    async def totals(self, device: Device, start_us: int, end_us: int) -> Totals:
+        """Sum the whole buckets that start in [start_us, end_us); both bucket starts."""
+        energy, suspect, readings, *measured = await self._one(
+            "answers",
+            "totals",
+            device.stream,
+            device_id=device.key,
+            start_at=arrays.time_param(start_us),
+            end_at=arrays.time_param(end_us),
+        )
+        return Totals(
+            int(energy), int(suspect), readings, tuple(measured[::2]), tuple(measured[1::2])
+        )
+
+    async def raw_bucket(self, device: Device, bucket_us: int) -> RawBucket:
+        """Return the readings of one bucket."""
+        limits = {
+            "device_id": device.key,
+            "start_at": arrays.time_param(bucket_us),
+            "end_at": arrays.time_param(bucket_us + BUCKET_US),
+        }
+        carry = await self._one("answers", "carry", device.stream, **limits)
+        at_us, energy, *fields = await self._one("answers", "raw_bucket", device.stream, **limits)
+        at1, ukwh1, at2, ukwh2 = carry or (NEVER_US, 0, NEVER_US, 0)
+        if at_us is None:
+            empty = np.zeros(0, np.int64)
+            width = len(KINDS[device.stream].fields)
+            return RawBucket(((at1, ukwh1), (at2, ukwh2)), empty, empty, np.zeros((0, width)))
+        return RawBucket(((at1, ukwh1), (at2, ukwh2)), at_us, energy, np.column_stack(fields))
+
+    async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
+        """Sum, per device, every bucket that starts at or after `start_us`, a bucket start."""
+        columns = await self._one(
+            "answers", "fleet_totals", stream, start_at=arrays.time_param(start_us)
+        )
+        none = np.zeros(0, np.int64)
+        return DeviceTotals(*(none if c is None else c.astype(np.int64) for c in columns))
+
+    async def stats(self, stream: Stream) -> StreamStats:
+        """Return what is held of a stream, without touching history."""
+        (devices,) = await self._one("answers", "device_count", stream)
+        days = await self._all("answers", "days", stream)
+        (rejections,) = await self._one("answers", "rejection_count", stream)
+        return StreamStats(
+            devices,
+            min((first for _, _, first, _ in days), default=NEVER_US),
+            max((last for _, _, _, last in days), default=NEVER_US),
+            [DayCount(day, readings) for day, readings, _, _ in days],
+            rejections,
+        )
+
+    async def rejections(self, after: int, limit: int) -> list[KeptRejection]:
+        """Return up to `limit` rejections with ids above `after`, oldest first."""
+        return [
+            KeptRejection(
+                number,
+                at_us,
+                Rejection(
+                    0, code, message, field, record, Stream(stream) if stream else None, device
+                ),
+            )
+            for number, at_us, stream, device, code, message, field, record in await self._all(
+                "rejections", "list", None, after=after, limit=limit
+            )
+        ]
+
+
+def to_device(stream: Stream, row: Any) -> Device:
+    """Return a device from a row of the registry."""
+    key, external_id, fleet, time_zone, mode, modulus, rated, heartbeat = row
+    rules = Rules(EnergyMode(mode), modulus or None, rated or None, heartbeat)
+    return Device(key, stream, external_id, rules, fleet, time_zone)

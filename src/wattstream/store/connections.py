@@ -1,0 +1,116 @@
+"""Connections to PostgreSQL: how each is set up, and threads that own one each."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import psycopg
+import structlog
+
+from wattstream.domain.errors import StoreUnavailableError
+from wattstream.store import arrays
+
+Connection = psycopg.Connection[Any]
+Result = TypeVar("Result")
+
+APPLICATION_NAME = "wattstream"
+MINIMUM_VERSION = 150000
+_ATTEMPTS = 6
+_RETRIED = (
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.LockNotAvailable,
+)
+# Every statement of ours finds rows by primary key. Fresh partitions have no statistics yet,
+# and a plan made on a guess would scan a day of history.
+_SESSION = {
+    "TimeZone": "UTC",
+    "jit": "off",
+    "enable_seqscan": "off",
+    "plan_cache_mode": "force_custom_plan",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+_LANE_SESSION = {**_SESSION, "enable_hashjoin": "off", "enable_mergejoin": "off"}
+
+_log = structlog.get_logger()
+
+
+def session_sql(*, lane: bool) -> bytes:
+    """Return the statement that sets up a session."""
+    settings = _LANE_SESSION if lane else _SESSION
+    return b"; ".join(f"SET {name} = '{value}'".encode() for name, value in settings.items())
+
+
+class Worker:
+    """A thread with a connection of its own, opened when first needed and after a failure.
+
+    A thread per connection lets two flushes run at once: psycopg waits for PostgreSQL, and
+    NumPy works, without the interpreter's lock.
+    """
+
+    def __init__(self, conninfo: str, name: str) -> None:
+        self._conninfo = conninfo
+        self._name = name
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"wattstream-{name}")
+        self._connection: Connection | None = None
+
+    async def run(self, work: Callable[[Connection], Result]) -> Result:
+        """Do work in the thread; it must be a whole transaction, safe to do again.
+
+        Raises:
+            StoreUnavailableError: The database is away or refused the work; nothing of it
+                was acknowledged.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._attempt, work)
+
+    async def close(self) -> None:
+        """Finish the work under way, then close the connection."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+        self._thread.shutdown()
+
+    def _attempt(self, work: Callable[[Connection], Result]) -> Result:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return work(self._connect())
+            except _RETRIED as error:
+                _log.warning(
+                    "Transaction starts again; nothing is lost",
+                    lane=self._name,
+                    attempt=attempt,
+                    reason=type(error).__name__,
+                )
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                self._disconnect()
+                raise unavailable(error) from error
+        raise StoreUnavailableError("The database is busy with conflicting transactions.")
+
+    def _connect(self) -> Connection:
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+        connection = psycopg.connect(
+            self._conninfo,
+            autocommit=True,
+            connect_timeout=5,
+            application_name=f"{APPLICATION_NAME} {self._name}",
+        )
+        connection.execute(session_sql(lane=True))
+        arrays.register(connection)
+        connection.prepare_threshold = 2
+        self._connection = connection
+        return connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def unavailable(error: BaseException) -> StoreUnavailableError:
+    """Translate a driver's error; its text goes to the log, never to a client."""
+    _log.warning("Database does not answer", reason=type(error).__name__, detail=str(error).strip())
+    return StoreUnavailableError(
+        "The database does not answer; nothing of this request was acknowledged. Send it again."
+    )

@@ -1,0 +1,228 @@
+"""One flush: readings of one stream into history, live state and rollups, in one transaction.
+
+The order of steps is what makes it right with several writers: devices first, partitions
+next, then the lock on every live row, and only then any other read or write.
+"""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psycopg
+
+from wattstream.domain.readings import KINDS, Kind, Readings, Stream
+from wattstream.domain.rollup import Runs, advance, state_columns
+from wattstream.domain.units import DAY_US, Bool, Float64, Int64, Rows
+from wattstream.store import arrays, sql
+from wattstream.store.keys import DeviceKeys
+from wattstream.store.partitions import Partitions
+from wattstream.store.port import Values, Verdict, Written
+from wattstream.store.recompute import lock, names_of, write_late
+
+# Below this many rows one INSERT in a pipeline beats a COPY, which needs round trips of its own.
+_COPY_FROM_ROWS = 400
+
+
+class _StaleCacheError(Exception):
+    """The registry no longer knows a cached device."""
+
+
+class FlushWriter:
+    """Writes the flushes of one stream through one connection."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._kind: Kind = KINDS[stream]
+        self._sql = sql.statements("flush", stream)
+        self.keys = DeviceKeys(stream)
+        self.partitions = Partitions(stream)
+
+    def write(
+        self, connection: psycopg.Connection[Any], readings: Readings, received_at_us: int
+    ) -> Written:
+        """Write readings, n rows; return after the commit.
+
+        Raises:
+            psycopg.Error: The transaction failed; nothing of it was stored.
+        """
+        try:
+            return self._write(connection, readings, received_at_us)
+        except (_StaleCacheError, psycopg.errors.CheckViolation):
+            # A restore or an operator removed devices or a partition under us.
+            self.keys.forget()
+            self.partitions.forget()
+            return self._write(connection, readings, received_at_us)
+
+    def _write(
+        self, connection: psycopg.Connection[Any], readings: Readings, received_at_us: int
+    ) -> Written:
+        key = self.keys.resolve(connection, readings.ids)
+        order = np.lexsort((readings.at_us, key))
+        batch = _Batch(self._kind, readings, key, order)
+        self.partitions.ensure(connection, batch.at_us)
+        is_small = len(order) < _COPY_FROM_ROWS
+        with connection.pipeline() if is_small else nullcontext(), connection.transaction():
+            live = self._lock(connection, np.unique(batch.key))
+            seg = np.searchsorted(live["device_id"], batch.key)
+            is_new = batch.at_us > live["last_at"][seg]
+            batch.settle(self._held(connection, batch, ~is_new))
+            self._write_history(connection, batch, is_small=is_small)
+            late, new = (np.flatnonzero(batch.is_stored & part) for part in (~is_new, is_new))
+            if len(late):
+                runs = batch.runs(late, live, seg)
+                write_late(connection, runs)
+                live[np.unique(seg[late])] = runs.device
+            if len(new):
+                runs = batch.runs(new, live, seg)
+                self._put_buckets(connection, advance(runs.device, runs, received_at_us))
+                live[np.unique(seg[new])] = runs.device
+            if len(late) or len(new):
+                stored = batch.is_stored
+                self._update(connection, live[np.unique(seg[stored])], batch.at_us[stored])
+        return batch.outcome()
+
+    def _lock(self, connection: psycopg.Connection[Any], devices: Int64) -> Rows:
+        live = lock(connection, self._kind.stream, devices)
+        if len(live) != len(devices):
+            raise _StaleCacheError
+        return live
+
+    def _held(
+        self, connection: psycopg.Connection[Any], batch: "_Batch", candidate: Bool
+    ) -> "_Held":
+        """Return which candidates history already holds."""
+        rows = np.flatnonzero(candidate & batch.is_first)
+        found: tuple[Any, ...] = (None,)
+        if len(rows):
+            at_us = batch.at_us[rows]
+            found = connection.execute(
+                self._sql["existing"],
+                {
+                    "device_id": arrays.PgArray(batch.key[rows].astype(np.int32)),
+                    "measured_at": arrays.PgArray(at_us, times=True),
+                    **_bounds(at_us),
+                },
+                binary=True,
+            ).fetchone() or (None,)
+        if found[0] is None:
+            return _Held(rows[:0], batch.ukwh[:0], batch.values[:0])
+        return _Held(rows[found[0] - 1], found[1], np.column_stack(found[2:]))
+
+    def _write_history(
+        self, connection: psycopg.Connection[Any], batch: "_Batch", *, is_small: bool
+    ) -> None:
+        rows = np.flatnonzero(batch.is_stored)
+        if len(rows) == 0:
+            return
+        key, at_us = batch.key[rows].astype(np.int32), batch.at_us[rows]
+        energy, fields = batch.ukwh[rows], batch.values[rows]
+        if is_small:
+            columns = {
+                field.column: arrays.PgArray(np.ascontiguousarray(fields[:, i]))
+                for i, field in enumerate(self._kind.fields)
+            }
+            connection.execute(
+                self._sql["insert_history"],
+                {
+                    "device_id": arrays.PgArray(key),
+                    "measured_at": arrays.PgArray(at_us, times=True),
+                    "energy_ukwh": arrays.PgArray(energy),
+                    **columns,
+                },
+            )
+            return
+        with connection.cursor().copy(self._sql["copy_history"]) as copy:
+            copy.write(arrays.copy_rows([key, arrays.to_pg_time(at_us), energy, *fields.T]))
+
+    def _put_buckets(self, connection: psycopg.Connection[Any], closed: Rows) -> None:
+        if len(closed):
+            connection.execute(self._sql["put_buckets"], arrays.params(closed, names_of(closed)))
+
+    def _update(self, connection: psycopg.Connection[Any], live: Rows, at_us: Int64) -> None:
+        """Write changed live rows, and count the stored readings by day."""
+        names = ["device_id", *(name for name, _ in state_columns(self._kind.stream))]
+        connection.execute(self._sql["update_live"], arrays.params(live, names))
+        connection.execute(self._sql["count_days"], _day_counts(at_us))
+
+
+class _Batch:
+    """The rows of a flush, sorted by device and time, and what becomes of each."""
+
+    def __init__(self, kind: Kind, readings: Readings, key: Int64, order: Int64) -> None:
+        self._kind = kind
+        self._order = order
+        self.key = key[order]
+        self.at_us = readings.at_us[order]
+        self.ukwh = readings.energy_ukwh[order]
+        self.values = readings.values[order]
+        same = (np.diff(self.key) == 0) & (np.diff(self.at_us) == 0)
+        # The sort is stable: of one reading sent twice, the first to arrive comes first.
+        self.is_first: Bool = np.concatenate([[True], ~same])
+        self.is_stored = self.is_first.copy()
+        self._verdicts = np.zeros(len(order), np.int8)
+        self._standing: dict[int, Values] = {}
+
+    def settle(self, held: "_Held") -> None:
+        """Give every row its verdict, given the first rows that history already holds."""
+        first_of = np.flatnonzero(self.is_first)[np.cumsum(self.is_first) - 1]
+        ukwh, values = self.ukwh.copy(), self.values.copy()
+        ukwh[held.rows], values[held.rows] = held.ukwh, held.values
+        ukwh, values = ukwh[first_of], values[first_of]
+        alike = (self.values == values) | (np.isnan(self.values) & np.isnan(values))
+        is_same = (self.ukwh == ukwh) & alike.all(axis=1)
+        self.is_stored[held.rows] = False
+        self._verdicts = np.where(is_same, Verdict.DUPLICATE, Verdict.CONFLICT).astype(np.int8)
+        self._verdicts[self.is_stored] = Verdict.STORED
+        self._standing = {
+            row: Values(int(ukwh[row]), tuple(values[row].tolist()))
+            for row in np.flatnonzero(self._verdicts == Verdict.CONFLICT).tolist()
+        }
+
+    def runs(self, rows: Int64, live: Rows, seg: Int64) -> Runs:
+        """Return some rows as one run a device, with copies of the devices' live rows."""
+        devices, run = np.unique(seg[rows], return_inverse=True)
+        return Runs(
+            self._kind,
+            run,
+            self.at_us[rows],
+            self.ukwh[rows],
+            self.values[rows],
+            live[devices],
+            live[devices],
+        )
+
+    def outcome(self) -> Written:
+        """Return the verdicts in the order of arrival."""
+        verdicts = np.empty_like(self._verdicts)
+        verdicts[self._order] = self._verdicts
+        return Written(
+            verdicts, {int(self._order[row]): held for row, held in self._standing.items()}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Readings that history already holds: rows of the batch, and the values that stand."""
+
+    rows: Int64
+    ukwh: Int64
+    values: Float64
+
+
+def _bounds(at_us: Int64) -> dict[str, Any]:
+    """Return the first and last time as parameters, so that partitions are pruned early."""
+    return {
+        "first_at": arrays.time_param(int(at_us.min())),
+        "last_at": arrays.time_param(int(at_us.max())),
+    }
+
+
+def _day_counts(at_us: Int64) -> dict[str, arrays.PgArray]:
+    at_us = np.sort(at_us)
+    starts = np.flatnonzero(np.diff(at_us // DAY_US, prepend=-(2**62)) != 0)
+    stops = np.append(starts[1:], len(at_us))
+    return {
+        "readings": arrays.PgArray((stops - starts).astype(np.int64)),
+        "first_at": arrays.PgArray(at_us[starts], times=True),
+        "last_at": arrays.PgArray(at_us[stops - 1], times=True),
+    }

@@ -1,0 +1,44 @@
+"""Outside ids to device keys, with new devices registered on the way."""
+
+from typing import Any
+
+import numpy as np
+import psycopg
+
+from wattstream.domain.readings import Stream
+from wattstream.domain.units import Int64
+from wattstream.store import arrays, sql
+
+
+class DeviceKeys:
+    """The keys of one stream's devices, cached once their registration is committed."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._keys: dict[str, int] = {}
+        self._sql = sql.statements("registry", stream)
+
+    def resolve(self, connection: psycopg.Connection[Any], ids: list[str]) -> Int64:
+        """Return the key of each id, int64[n]; unknown ones are registered and committed first.
+
+        Registration is a transaction of its own, in the order of ids: two engines that meet
+        the same new devices wait for each other, and never in a circle.
+        """
+        keys = self._keys
+        try:
+            return np.fromiter(map(keys.__getitem__, ids), np.int64, len(ids))
+        except KeyError:
+            self.register(connection, sorted({device for device in ids if device not in keys}))
+            return np.fromiter(map(keys.__getitem__, ids), np.int64, len(ids))
+
+    def forget(self) -> None:
+        """Drop the cache, as after a restore that changed the registry."""
+        self._keys.clear()
+
+    def register(self, connection: psycopg.Connection[Any], new: list[str]) -> None:
+        """Make devices with their empty live rows, in a transaction of its own."""
+        with connection.transaction():
+            connection.execute(self._sql["register"], {"ids": new})
+            found = connection.execute(self._sql["keys"], {"ids": new}).fetchall()
+            key = arrays.PgArray(np.array([row[1] for row in found], np.int32))
+            connection.execute(self._sql["make_live"], {"device_id": key})
+        self._keys.update(found)

@@ -1,0 +1,266 @@
+"""What the floors above may ask of a store; every backend obeys the same behaviour suite."""
+
+import enum
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattstream.domain.links import Feeds
+from wattstream.domain.readings import Readings, Rejection, Stream
+from wattstream.domain.register import Rules
+from wattstream.domain.units import Float64, Int64
+
+
+class Verdict(enum.IntEnum):
+    """What became of a reading."""
+
+    STORED = 0
+    DUPLICATE = 1
+    CONFLICT = 2
+    REFUSED = 3
+
+
+class Values(NamedTuple):
+    """The values of one reading: energy in micro-kWh, optional fields with NaN for absent."""
+
+    energy_ukwh: int
+    fields: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The outcome of a committed flush of n readings.
+
+    Attributes:
+        verdicts: A Verdict for each row, int8[n].
+        standing: The values that stand, by row, for each conflict.
+        refused: Code and message, by row, for each reading that the store refused.
+    """
+
+    verdicts: NDArray[np.int8]
+    standing: dict[int, Values] = field(default_factory=dict)
+    refused: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device of the registry.
+
+    Attributes:
+        key: Its key inside the store.
+        external_id: The id it reports.
+        fleet: Label, or None.
+        time_zone: IANA name.
+    """
+
+    key: int
+    stream: Stream
+    external_id: str
+    rules: Rules
+    fleet: str | None
+    time_zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceChange:
+    """Settings to change; those that are None stay, unless named in `clear`.
+
+    Attributes:
+        clear: Names of attributes to set back to nothing.
+    """
+
+    energy_mode: int | None = None
+    modulus_ukwh: int | None = None
+    rated_w: int | None = None
+    heartbeat_s: int | None = None
+    time_zone: str | None = None
+    fleet: str | None = None
+    clear: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The newest reading of a device.
+
+    Attributes:
+        at_us: Measured at; NEVER_US where the device has no reading.
+        received_at_us: When it came.
+        values: As sent.
+        delta_ukwh: Its energy difference, micro-kWh: what it added, plausible or not.
+    """
+
+    at_us: int
+    received_at_us: int
+    values: Values
+    delta_ukwh: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over some readings of a device.
+
+    Attributes:
+        energy_ukwh: Counted energy, micro-kWh.
+        suspect_ukwh: Energy left out as not plausible, micro-kWh.
+        readings: How many.
+        sums_micro: Per optional field, the sum in millionths of its unit.
+        counts: Per optional field, how many readings had it.
+    """
+
+    energy_ukwh: int
+    suspect_ukwh: int
+    readings: int
+    sums_micro: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    def __add__(self, other: "Totals") -> "Totals":
+        """Return the sums over both sets of readings."""
+        return Totals(
+            self.energy_ukwh + other.energy_ukwh,
+            self.suspect_ukwh + other.suspect_ukwh,
+            self.readings + other.readings,
+            tuple(a + b for a, b in zip(self.sums_micro, other.sums_micro, strict=True)),
+            tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RawBucket:
+    """The readings of one device in one bucket, n rows in time order, and what came before.
+
+    Attributes:
+        carry: (at_us, ukwh) of the two readings before the first, newest first; NEVER_US for
+            none, or where the device's rules do not look back.
+        at_us: int64[n].
+        energy_ukwh: Values as sent, int64[n].
+        values: Optional fields, float64[n, k].
+    """
+
+    carry: tuple[tuple[int, int], tuple[int, int]]
+    at_us: Int64
+    energy_ukwh: Int64
+    values: Float64
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTotals:
+    """Totals of many devices as columns, n rows sorted by key.
+
+    Attributes:
+        key: Device keys, int64[n].
+        energy_ukwh: int64[n].
+        suspect_ukwh: int64[n].
+        readings: int64[n].
+    """
+
+    key: Int64
+    energy_ukwh: Int64
+    suspect_ukwh: Int64
+    readings: Int64
+
+
+class DayCount(NamedTuple):
+    """Readings held of one UTC day, `day` as YYYY-MM-DD."""
+
+    day: str
+    readings: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStats:
+    """What is held of one stream; times are NEVER_US where nothing is held."""
+
+    devices: int
+    first_at_us: int
+    last_at_us: int
+    days: list[DayCount]
+    rejections: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRejection:
+    """A rejection as listed."""
+
+    rejection_id: int
+    rejected_at_us: int
+    rejection: Rejection
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What a refresh found."""
+
+    buckets_checked: int
+    buckets_repaired: int
+
+
+class Snapshot(Protocol):
+    """One consistent view of the store; every answer is made from one."""
+
+    async def device(self, stream: Stream, external_id: str) -> Device | None:
+        """Return a device, or None where it was never seen."""
+
+    async def devices(self, stream: Stream, after: str, limit: int) -> list[Device]:
+        """Return up to `limit` devices with ids above `after`, by id in code point order."""
+
+    async def latest(self, device: Device) -> Latest:
+        """Return the newest reading of a device."""
+
+    async def feeds(self, vehicle: Device, *, same_id: bool) -> Feeds:
+        """Return a vehicle's links and, where `same_id`, its twin meter."""
+
+    async def fleet_feeds(self, *, same_id: bool) -> dict[str, tuple[int, Feeds]]:
+        """Return key and feeds of every vehicle that has any, by outside id."""
+
+    async def totals(self, device: Device, start_us: int, end_us: int) -> Totals:
+        """Sum the whole buckets that start in [start_us, end_us); both bucket starts."""
+
+    async def raw_bucket(self, device: Device, bucket_us: int) -> RawBucket:
+        """Return the readings of one bucket."""
+
+    async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
+        """Sum, per device, every bucket that starts at or after `start_us`, a bucket start."""
+
+    async def stats(self, stream: Stream) -> StreamStats:
+        """Return what is held of a stream, without touching history."""
+
+    async def rejections(self, after: int, limit: int) -> list[KeptRejection]:
+        """Return up to `limit` rejections with ids above `after`, oldest first."""
+
+
+class Store(Protocol):
+    """Where readings are written; its methods raise StoreUnavailableError."""
+
+    async def write(self, readings: Readings, received_at_us: int) -> Written:
+        """Write readings of one stream in one transaction: history, live state, rollups.
+
+        Returns only after the commit is on disk. One call at a time per stream.
+        """
+
+    async def keep(self, rejections: Sequence[Rejection], rejected_at_us: int) -> None:
+        """Keep what was refused."""
+
+    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
+        """Open a consistent view; held only as long as one answer takes."""
+
+    async def change_device(
+        self, stream: Stream, external_id: str, change: DeviceChange
+    ) -> tuple[Device, bool]:
+        """Change or make a device and recompute its totals where a rule changed.
+
+        Returns:
+            The device, and whether it was made.
+        """
+
+    async def refresh(self, start_us: int, end_us: int) -> Repair:
+        """Recompute every bucket that touches [start_us, end_us) and repair what differs."""
+
+    async def prepare(self, now_us: int) -> None:
+        """Make what the next days need, such as partitions."""
+
+    async def ping(self) -> None:
+        """Return when the database answers."""

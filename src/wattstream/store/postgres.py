@@ -1,0 +1,278 @@
+"""The store on PostgreSQL: a lane per stream, workers for the rest, a pool that answers."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from wattstream.domain.readings import Readings, Rejection, Stream
+from wattstream.domain.register import Rules
+from wattstream.domain.units import DAY_US, bucket_ceil, bucket_floor
+from wattstream.store import arrays, sql
+from wattstream.store.answers import PostgresSnapshot, to_device
+from wattstream.store.connections import (
+    APPLICATION_NAME,
+    Connection,
+    Worker,
+    session_sql,
+    unavailable,
+)
+from wattstream.store.flush import FlushWriter
+from wattstream.store.port import (
+    Device,
+    DeviceChange,
+    Repair,
+    Snapshot,
+    Verdict,
+    Written,
+)
+from wattstream.store.recompute import lock, rebuild
+
+MAX_RECORD_BYTES = 8192
+_REFRESH_DEVICES = 64
+
+
+class PostgresStore:
+    """A Store on one PostgreSQL database; several engines may share it."""
+
+    def __init__(self, conninfo: str, *, read_connections: int) -> None:
+        self._writers = {stream: FlushWriter(stream) for stream in Stream}
+        self._lanes = {stream: Worker(conninfo, f"{stream} lane") for stream in Stream}
+        self._keeper = Worker(conninfo, "keeper")
+        self._admin = Worker(conninfo, "admin")
+        self._pool = AsyncConnectionPool(
+            conninfo,
+            min_size=min(2, read_connections),
+            max_size=read_connections,
+            timeout=5,
+            open=False,
+            configure=_configure,
+            kwargs={"autocommit": True, "application_name": f"{APPLICATION_NAME} reader"},
+        )
+
+    async def open(self) -> None:
+        """Open the connections that answer."""
+        await self._pool.open()
+
+    async def close(self) -> None:
+        """Finish what is under way and close every connection."""
+        workers = (*self._lanes.values(), self._keeper, self._admin)
+        await asyncio.gather(*(worker.close() for worker in workers))
+        await self._pool.close()
+
+    async def write(self, readings: Readings, received_at_us: int) -> Written:
+        """Write readings of one stream in one transaction; return after the commit."""
+        writer = self._writers[readings.stream]
+        return await self._lanes[readings.stream].run(
+            lambda connection: _write_isolating(writer, connection, readings, received_at_us)
+        )
+
+    async def keep(self, rejections: Sequence[Rejection], rejected_at_us: int) -> None:
+        """Keep what was refused."""
+        await self._keeper.run(partial(_keep, rejections, rejected_at_us))
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        """Open a consistent view."""
+        try:
+            async with self._pool.connection() as connection, connection.transaction():
+                yield PostgresSnapshot(connection)
+        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+            raise unavailable(error) from error
+
+    async def change_device(
+        self, stream: Stream, external_id: str, change: DeviceChange
+    ) -> tuple[Device, bool]:
+        """Change or make a device and recompute its totals where a rule changed."""
+        return await self._admin.run(partial(self._change, stream, external_id, change))
+
+    async def refresh(self, start_us: int, end_us: int) -> Repair:
+        """Recompute every bucket that touches [start_us, end_us) and repair what differs."""
+        checked = repaired = 0
+        for stream in Stream:
+            held = await self._admin.run(partial(_held_range, stream))
+            first = max(bucket_floor(start_us), bucket_floor(held[0]))
+            last = min(bucket_ceil(end_us), bucket_ceil(held[1] + 1))
+            for start in range(first, last, DAY_US):
+                end = min(start + DAY_US, last)
+                found = await self._refresh_day(stream, start, end)
+                checked += found.buckets_checked
+                repaired += found.buckets_repaired
+        return Repair(checked, repaired)
+
+    async def _refresh_day(self, stream: Stream, start_us: int, end_us: int) -> Repair:
+        checked = repaired = 0
+        devices = await self._admin.run(partial(_device_ids, stream))
+        for first in range(0, len(devices), _REFRESH_DEVICES):
+            part = devices[first : first + _REFRESH_DEVICES]
+            found = await self._admin.run(
+                partial(_refresh, stream=stream, devices=part, start=start_us, end=end_us)
+            )
+            checked += found.buckets_checked
+            repaired += found.buckets_repaired
+        return Repair(checked, repaired)
+
+    async def prepare(self, now_us: int) -> None:
+        """Make the partitions of the next days."""
+        for stream, lane in self._lanes.items():
+            partitions = self._writers[stream].partitions
+            await lane.run(lambda connection, known=partitions: known.prepare(connection, now_us))  # type: ignore[misc]
+
+    async def ping(self) -> None:
+        """Return when the database answers."""
+        try:
+            async with self._pool.connection(timeout=2) as connection:
+                await connection.execute("SELECT 1")
+        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+            raise unavailable(error) from error
+
+    def _change(
+        self, stream: Stream, external_id: str, change: DeviceChange, connection: Connection
+    ) -> tuple[Device, bool]:
+        registry = sql.statements("registry", stream)
+        name = {"external_id": external_id}
+        is_new = connection.execute(registry["device"], name).fetchone() is None
+        if is_new:
+            self._writers[stream].keys.register(connection, [external_id])
+        with connection.transaction():
+            found = connection.execute(registry["device"], name, binary=True).fetchone()
+            key = to_device(stream, found).key
+            live = lock(connection, stream, np.array([key]))
+            # Read again now that nobody else can change it.
+            found = connection.execute(registry["device"], name, binary=True).fetchone()
+            before = to_device(stream, found)
+            after = _changed(before, change)
+            connection.execute(
+                registry["describe"],
+                {"device_id": key, "fleet": after.fleet, "time_zone": after.time_zone},
+            )
+            if after.rules != before.rules:
+                columns = {
+                    "energy_mode": int(after.rules.energy_mode),
+                    "modulus_ukwh": after.rules.modulus_ukwh or 0,
+                    "rated_w": after.rules.rated_w or 0,
+                    "heartbeat_s": after.rules.heartbeat_s,
+                }
+                connection.execute(
+                    sql.statements("recompute", stream)["set_rules"], {"device_id": key, **columns}
+                )
+                for column, value in columns.items():
+                    live[column] = value
+                rebuild(connection, stream, live, -(2**63), 2**63 - 1)
+        return after, is_new
+
+
+async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
+    await connection.execute(session_sql(lane=False))
+    await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+    await connection.set_read_only(True)
+    arrays.register(connection)
+    connection.prepare_threshold = 2
+
+
+def _write_isolating(
+    writer: FlushWriter, connection: Connection, readings: Readings, received_at_us: int
+) -> Written:
+    """Write readings; where the database refuses one, find it and store the others."""
+    try:
+        return writer.write(connection, readings, received_at_us)
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
+        if len(readings) == 1:
+            return Written(
+                np.array([Verdict.REFUSED], np.int8), refused={0: _refusal(error, readings.ids[0])}
+            )
+    middle = len(readings) // 2
+    parts = (readings.part(0, middle), readings.part(middle, len(readings)))
+    a, b = (_write_isolating(writer, connection, part, received_at_us) for part in parts)
+    return Written(
+        np.concatenate([a.verdicts, b.verdicts]),
+        a.standing | {middle + row: values for row, values in b.standing.items()},
+        a.refused | {middle + row: reason for row, reason in b.refused.items()},
+    )
+
+
+def _refusal(error: psycopg.Error, device: str) -> tuple[str, str]:
+    if "readings_check" in (error.diag.constraint_name or ""):
+        return (
+            "too_many_readings",
+            f"a device may have at most 9,000 readings in a quarter-hour, got more ({device})",
+        )
+    return "refused_by_database", f"the database refused this reading ({device})"
+
+
+def _keep(rejections: Sequence[Rejection], rejected_at_us: int, connection: Connection) -> None:
+    statement = sql.statements("rejections")
+    counts = Counter((rejection.stream or "", rejection.code) for rejection in rejections)
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.executemany(
+            statement["keep"],
+            [
+                {
+                    "rejected_at": arrays.time_param(rejected_at_us),
+                    "stream": rejection.stream,
+                    "device": rejection.device,
+                    "code": rejection.code,
+                    "message": rejection.message,
+                    "field": rejection.field,
+                    "record": rejection.record[:MAX_RECORD_BYTES],
+                }
+                for rejection in rejections
+            ],
+        )
+        cursor.executemany(
+            statement["count"],
+            [
+                {"stream": stream, "code": code, "rejections": count}
+                for (stream, code), count in sorted(counts.items())
+            ],
+        )
+
+
+def _held_range(stream: Stream, connection: Connection) -> tuple[int, int]:
+    """Return the first and last time that history holds; an empty range where it holds none."""
+    statement = sql.statements("recompute", stream)["held_range"]
+    row = connection.execute(statement, binary=True).fetchone()
+    return (0, -1) if row is None or row[0] is None else (row[0], row[1])
+
+
+def _device_ids(stream: Stream, connection: Connection) -> Any:
+    statement = sql.statements("recompute", stream)["device_ids"]
+    row = connection.execute(statement, binary=True).fetchone()
+    return [] if row is None or row[0] is None else row[0]
+
+
+def _refresh(
+    connection: Connection, *, stream: Stream, devices: Any, start: int, end: int
+) -> Repair:
+    with connection.transaction():
+        live = lock(connection, stream, devices)
+        return rebuild(connection, stream, live, start, end)
+
+
+def _changed(device: Device, change: DeviceChange) -> Device:
+    """Return a device with the named settings changed."""
+
+    def pick(name: str, old: Any) -> Any:
+        value = getattr(change, name)
+        return None if name in change.clear else old if value is None else value
+
+    rules = device.rules
+    return Device(
+        device.key,
+        device.stream,
+        device.external_id,
+        Rules(
+            pick("energy_mode", rules.energy_mode),
+            pick("modulus_ukwh", rules.modulus_ukwh),
+            pick("rated_w", rules.rated_w),
+            pick("heartbeat_s", rules.heartbeat_s),
+        ),
+        pick("fleet", device.fleet),
+        pick("time_zone", device.time_zone),
+    )

@@ -1,0 +1,317 @@
+"""Buckets computed again from history, under the lock of their devices' live rows."""
+
+from typing import Any
+
+import numpy as np
+import psycopg
+
+from wattstream.domain.readings import KINDS, Kind, Stream
+from wattstream.domain.register import needs_predecessors
+from wattstream.domain.rollup import (
+    CARRY,
+    Runs,
+    Summary,
+    bucket_columns,
+    empty_live,
+    live_dtype,
+    open_buckets,
+    rollup_dtype,
+    set_newest,
+    state_columns,
+    sum_columns,
+    summarize,
+)
+from wattstream.domain.units import BUCKET_US, NEVER_US, Bool, Int64, Rows, bucket_of
+from wattstream.store import arrays, sql
+from wattstream.store.port import Repair
+
+Connection = psycopg.Connection[Any]
+
+
+def names_of(rows: Rows) -> tuple[str, ...]:
+    """Return the columns of a structured array."""
+    return rows.dtype.names or ()
+
+
+def write_late(connection: Connection, late: Runs) -> None:
+    """Bring rollups up to late readings that history holds by now.
+
+    Args:
+        connection: Inside the flush's transaction, live rows locked.
+        late: The late readings, one run a device; its live rows are updated in place.
+    """
+    looks_back = needs_predecessors(late.device)
+    for part, write in ((looks_back, _recompute_touched), (~looks_back, _add)):
+        chosen = _choose(late, part)
+        if len(chosen.run):
+            write(connection, chosen)
+            late.device[part] = chosen.device
+
+
+def _choose(runs: Runs, part: Bool) -> Runs:
+    """Return the runs whose devices are chosen, with copies of their live rows."""
+    rows = part[runs.run]
+    number = np.cumsum(part) - 1
+    return Runs(
+        runs.kind,
+        number[runs.run[rows]],
+        runs.at_us[rows],
+        runs.ukwh[rows],
+        runs.values[rows],
+        runs.device[part],
+        runs.carry[part],
+    )
+
+
+def _add(connection: Connection, late: Runs) -> None:
+    """Add late readings of devices whose readings commute to the buckets that hold them."""
+    live, stream = late.device, late.kind.stream
+    no_carry = empty_live(stream, len(live))
+    summary = summarize(
+        Runs(late.kind, late.run, late.at_us, late.ukwh, late.values, live, no_carry)
+    )
+    buckets = summary.buckets
+    is_open = buckets["bucket_at"] == live["bucket_at"][summary.run]
+    for name in sum_columns(stream):
+        live[name][summary.run[is_open]] += buckets[name][is_open]
+    closed = buckets[~is_open]
+    if len(closed):
+        statement = sql.statements("flush", stream)["add_buckets"]
+        connection.execute(statement, arrays.params(closed, names_of(closed)))
+
+
+def _recompute_touched(connection: Connection, late: Runs) -> None:
+    """Recompute the buckets that late readings touch where contributions look back.
+
+    A late reading changes its own contribution and the next two readings', so its own bucket
+    and the next two that exist; the bucket before holds what the first of them looks back at.
+    """
+    kind, live = late.kind, late.device
+    touched = np.unique(np.stack([late.run, bucket_of(late.at_us)]), axis=1)
+    known = np.concatenate(
+        [_neighbours(connection, kind, live, touched), open_buckets(live, kind.stream)]
+    )
+    known = known[np.lexsort((known["bucket_at"], known["device_id"]))]
+    known_seg = np.searchsorted(live["device_id"], known["device_id"])
+    wanted = np.unique(
+        np.concatenate([touched, np.stack([known_seg, known["bucket_at"]])], axis=1), axis=1
+    )
+    seg, at_us, ukwh, values = _raw_buckets(connection, kind, live, wanted)
+
+    starts = _starts(seg, bucket_of(at_us))
+    index = _find(known_seg, known["bucket_at"], seg[starts], bucket_of(at_us[starts]))
+    is_known = index >= 0
+    is_first = np.diff(seg[starts], prepend=-1) != 0
+    # A stored carry newer than the row before tells of buckets in between that are not here.
+    before = np.where(is_first, NEVER_US, at_us[starts - 1])
+    restarts = is_first | (is_known & (known["before1_at"][index] > before))
+    run = np.repeat(np.cumsum(restarts) - 1, np.diff(starts, append=len(seg)))
+    carry = np.where(is_known, known[index], empty_rollup(kind.stream, len(index)))[restarts]
+    runs = Runs(kind, run, at_us, ukwh, values, live[seg[starts][restarts]], carry)
+    summary = summarize(runs)
+
+    is_open = summary.buckets["bucket_at"] == live["bucket_at"][seg[starts]]
+    for name, _ in bucket_columns(kind.stream):
+        live[name] = summary.buckets[name][is_open]
+    set_newest(live, runs, summary, np.flatnonzero(np.diff(seg, append=len(live)) != 0))
+    is_same = is_known & ~_differs(known[index], summary.buckets)
+    closed = summary.buckets[~is_open & ~is_same]
+    if len(closed):
+        statement = sql.statements("flush", kind.stream)["put_buckets"]
+        connection.execute(statement, arrays.params(closed, names_of(closed)))
+
+
+def empty_rollup(stream: Stream, n: int) -> Rows:
+    """Return n rollup rows that hold nothing and follow nothing."""
+    return open_buckets(empty_live(stream, n), stream)
+
+
+def _neighbours(connection: Connection, kind: Kind, live: Rows, touched: Int64) -> Rows:
+    dtype = rollup_dtype(kind.stream)
+    record = connection.execute(
+        sql.statements("recompute", kind.stream)["neighbours"],
+        {
+            "device_id": arrays.PgArray(live["device_id"][touched[0]]),
+            "bucket_at": arrays.PgArray(touched[1], times=True),
+        },
+        binary=True,
+    ).fetchone()
+    return arrays.to_rows(record or (), dtype.names or (), dtype)
+
+
+def _raw_buckets(
+    connection: Connection, kind: Kind, live: Rows, wanted: Int64
+) -> tuple[Int64, Int64, Int64, Any]:
+    """Return the readings of some buckets up to each device's last, as columns."""
+    record = connection.execute(
+        sql.statements("recompute", kind.stream)["raw_buckets"],
+        {
+            "device_id": arrays.PgArray(live["device_id"][wanted[0]]),
+            "bucket_at": arrays.PgArray(wanted[1], times=True),
+            "first_at": arrays.time_param(int(wanted[1].min())),
+            "last_at": arrays.time_param(int(wanted[1].max()) + BUCKET_US),
+        },
+        binary=True,
+    ).fetchone()
+    device, at_us, ukwh, values = _columns(record)
+    seg = np.searchsorted(live["device_id"], device)
+    rows = at_us <= live["last_at"][seg]
+    return seg[rows], at_us[rows], ukwh[rows], values[rows]
+
+
+def _columns(record: tuple[Any, ...] | None) -> tuple[Int64, Int64, Int64, Any]:
+    """Return device, time, value and fields of aggregated readings."""
+    if record is None or record[0] is None:
+        empty = np.zeros(0, np.int64)
+        return empty, empty, empty, np.zeros((0, len(record or ()) - 3))
+    return record[0], record[1], record[2], np.column_stack(record[3:])
+
+
+def _starts(seg: Int64, bucket_at: Int64) -> Int64:
+    """Return where a new device or bucket begins."""
+    return np.flatnonzero((np.diff(seg, prepend=-1) != 0) | (np.diff(bucket_at, prepend=-1) != 0))
+
+
+def _find(seg: Int64, bucket_at: Int64, seek_seg: Int64, seek_at: Int64) -> Int64:
+    """Return the position of each sought (seg, bucket) among sorted ones, -1 where absent."""
+    haystack = (seg << 32) + bucket_at // BUCKET_US
+    needle = (seek_seg << 32) + seek_at // BUCKET_US
+    if len(haystack) == 0:
+        return np.full(len(needle), -1)
+    index = np.minimum(np.searchsorted(haystack, needle), len(haystack) - 1)
+    return np.where(haystack[index] == needle, index, -1)
+
+
+def lock(connection: Connection, stream: Stream, devices: Int64) -> Rows:
+    """Lock the live rows of devices and return them, sorted by device."""
+    dtype = live_dtype(stream)
+    record = connection.execute(
+        sql.statements("flush", stream)["lock"],
+        {"device_id": arrays.PgArray(devices.astype(np.int32))},
+        binary=True,
+    ).fetchone()
+    return arrays.to_rows(record or (), dtype.names or (), dtype)
+
+
+def rebuild(
+    connection: Connection, stream: Stream, live: Rows, start_us: int, end_us: int
+) -> Repair:
+    """Recompute every bucket of some devices in a range, and repair what differs.
+
+    Args:
+        connection: Inside a transaction that has locked the live rows in an earlier statement.
+        stream: The stream of the devices.
+        live: Their live rows, sorted by device; updated in place and written where changed.
+        start_us: A bucket start, or NEVER_US.
+        end_us: A bucket start, or the end of int64.
+    """
+    statement = sql.statements("recompute", stream)
+    limits = {
+        "device_id": arrays.PgArray(live["device_id"]),
+        "start_at": arrays.time_param(start_us),
+        "end_at": arrays.time_param(end_us),
+    }
+    dtype = rollup_dtype(stream)
+    record = connection.execute(statement["closed_range"], limits, binary=True).fetchone()
+    closed = arrays.to_rows(record or (), dtype.names or (), dtype)
+    device, at_us, ukwh, values = _columns(
+        connection.execute(statement["raw_range"], limits, binary=True).fetchone()
+    )
+    before = live.copy()
+    rebuilt = empty_rollup(stream, 0)
+    if len(device):
+        present, run = np.unique(np.searchsorted(live["device_id"], device), return_inverse=True)
+        carry = _carry_before(connection, stream, live[present], limits)
+        runs = Runs(KINDS[stream], run, at_us, ukwh, values, live[present], carry)
+        summary = summarize(runs)
+        rebuilt = _reopen(live, present, runs, summary)
+    repaired = _replace_closed(connection, stream, closed, rebuilt)
+    changed = _differs(live, before)
+    repaired += int(changed.sum())
+    if changed.any():
+        names = ["device_id", *(name for name, _ in state_columns(stream))]
+        connection.execute(
+            sql.statements("flush", stream)["update_live"], arrays.params(live[changed], names)
+        )
+    is_open = (live["bucket_at"] >= start_us) & (live["bucket_at"] < end_us)
+    is_open &= live["bucket_at"] != NEVER_US
+    return Repair(len(_union(closed, rebuilt)) + int(is_open.sum()), repaired)
+
+
+def _reopen(live: Rows, present: Int64, runs: Runs, summary: Summary) -> Rows:
+    """Put buckets at or after each device's open one back into its live row.
+
+    Returns:
+        The other buckets, which belong into the rollup.
+    """
+    is_last = np.diff(summary.run, append=len(present)) != 0
+    holds_open = is_last & (summary.buckets["bucket_at"] >= live["bucket_at"][present[summary.run]])
+    chosen = present[summary.run[holds_open]]
+    newest = np.flatnonzero(np.diff(runs.run, append=len(present)) != 0)
+    rows = live[chosen]
+    for name, _ in bucket_columns(runs.kind.stream):
+        rows[name] = summary.buckets[name][holds_open]
+    set_newest(rows, runs, summary, newest[summary.run[holds_open]])
+    live[chosen] = rows
+    closed: Rows = summary.buckets[~holds_open]
+    return closed
+
+
+def _carry_before(
+    connection: Connection, stream: Stream, live: Rows, limits: dict[str, Any]
+) -> Rows:
+    """Return, per device, the two readings before the range as a carry."""
+    carry = empty_rollup(stream, len(live))
+    record = connection.execute(
+        sql.statements("recompute", stream)["before_range"],
+        {**limits, "device_id": arrays.PgArray(live["device_id"])},
+        binary=True,
+    ).fetchone()
+    if record is None or record[0] is None:
+        return carry
+    device, at_us, ukwh = record
+    order = np.lexsort((-at_us, device))
+    seg = np.searchsorted(live["device_id"], device[order])
+    is_newest = np.diff(seg, prepend=-1) != 0
+    for newest, at_name, ukwh_name in ((True, *CARRY[:2]), (False, *CARRY[2:])):
+        rows = is_newest == newest
+        carry[at_name][seg[rows]] = at_us[order][rows]
+        carry[ukwh_name][seg[rows]] = ukwh[order][rows]
+    return carry
+
+
+def _replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows) -> int:
+    """Make the rollup say `new` where it said `old`; return how many buckets differed."""
+    statement = sql.statements("flush", stream)
+    wrong = new[~np.isin(_bytes(new), _bytes(old))]
+    gone = np.setdiff1d(_names(old), _names(new))
+    if len(wrong):
+        connection.execute(statement["put_buckets"], arrays.params(wrong, names_of(wrong)))
+    if len(gone):
+        connection.execute(statement["delete_buckets"], arrays.params(gone, names_of(gone)))
+    return len(wrong) + len(gone)
+
+
+def _names(buckets: Rows) -> Rows:
+    """Return the device and start of buckets."""
+    names: Rows = np.zeros(len(buckets), [("device_id", np.int32), ("bucket_at", np.int64)])
+    for name in names_of(names):
+        names[name] = buckets[name]
+    return names
+
+
+def _bytes(rows: Rows) -> Rows:
+    """Return rows as opaque values that compare byte by byte, so NaN equals NaN."""
+    opaque: Rows = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.dtype.itemsize)))
+    return opaque
+
+
+def _differs(a: Rows, b: Rows) -> Bool:
+    shape = (len(a), a.dtype.itemsize)
+    a_bytes, b_bytes = (np.ascontiguousarray(x).view(np.uint8).reshape(shape) for x in (a, b))
+    return np.asarray((a_bytes != b_bytes).any(axis=1))
+
+
+def _union(a: Rows, b: Rows) -> Rows:
+    both: Rows = np.union1d(_names(a), _names(b))
+    return both

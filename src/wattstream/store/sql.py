@@ -1,0 +1,105 @@
+"""The loader of named SQL statements.
+
+A file holds statements, each after a line `-- name: …`. Placeholders in braces stand for
+names and column lists that follow from a stream's shape.
+"""
+
+import re
+from functools import cache
+from importlib import resources
+
+from wattstream.domain.readings import KINDS, Stream
+from wattstream.domain.register import RULE_COLUMNS
+from wattstream.domain.rollup import CARRY, bucket_columns, state_columns, sum_columns
+from wattstream.store.arrays import is_time
+
+_FOLDER = resources.files("wattstream.store") / "sql"
+_TYPES = {"int16": "int2", "int32": "int4", "int64": "int8", "float64": "float8"}
+
+
+def migrations() -> list[tuple[int, str, str]]:
+    """Return (number, name, SQL) of every migration, in order."""
+    files = sorted((_FOLDER / "migrations").iterdir(), key=lambda file: file.name)
+    return [
+        (int(file.name[:4]), file.name.removesuffix(".sql"), file.read_text(encoding="utf-8"))
+        for file in files
+        if file.name.endswith(".sql")
+    ]
+
+
+@cache
+def statements(file: str, stream: Stream | None = None) -> dict[str, bytes]:
+    """Return the statements of `sql/<file>.sql` by name, filled in for a stream."""
+    text = (_FOLDER / f"{file}.sql").read_text(encoding="utf-8")
+    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    found = dict(zip(parts[1::2], map(_comments_removed, parts[2::2]), strict=True))
+    if stream is not None:
+        names = _placeholders(stream)
+        found = {name: body.format_map(names) for name, body in found.items()}
+    return {name: body.strip().encode() for name, body in found.items()}
+
+
+def _comments_removed(body: str) -> str:
+    return re.sub(r"^\s*--.*\n", "", body, flags=re.MULTILINE)
+
+
+def _placeholders(stream: Stream) -> dict[str, str]:
+    """Return what each placeholder of the files stands for."""
+    kind = KINDS[stream]
+    state, bucket = state_columns(stream), bucket_columns(stream)
+    fields = [field.column for field in kind.fields]
+    rules = [name for name, _ in RULE_COLUMNS]
+    state_names, bucket_names = [name for name, _ in state], [name for name, _ in bucket]
+    live_names = ["device_id", *rules, *state_names]
+    sums = [name for name in sum_columns(stream) if name.endswith(("_micro", "_count"))]
+    return {
+        "stream": stream.value,
+        "fields": ", ".join(fields),
+        "field_arrays": ", ".join(f"%({name})s::float8[]" for name in fields),
+        "field_nulls": ", ".join(f"nullif({name}, 'NaN') AS {name}" for name in fields),
+        "field_aggregates": ", ".join(f"array_agg(coalesce({name}, 'NaN'))" for name in fields),
+        "live_names": ", ".join(live_names),
+        "live_aggregates": ", ".join(_aggregate(name, fields) for name in live_names),
+        "state_names": ", ".join(state_names),
+        "state_arrays": ", ".join(_array(name, kind_) for name, kind_ in state),
+        "state_assignments": ", ".join(_assignment(name, fields) for name in state_names),
+        "bucket_names": ", ".join(bucket_names),
+        "bucket_arrays": ", ".join(_array(name, kind_) for name, kind_ in bucket),
+        "bucket_values": ", ".join(_bucket_value(name) for name in bucket_names),
+        "bucket_aggregates": ", ".join(_bucket_aggregate(name) for name in bucket_names),
+        "bucket_replaced": ", ".join(
+            f"{name} = excluded.{name}" for name in bucket_names if name != "bucket_at"
+        ),
+        "bucket_added": ", ".join(
+            f"{name} = r.{name} + excluded.{name}" for name in sum_columns(stream)
+        ),
+        "sum_names": ", ".join(sum_columns(stream)),
+        "measured_sums": "".join(f", coalesce(sum({name}), 0)::int8" for name in sums),
+    }
+
+
+def _array(name: str, scalar: type) -> str:
+    sql_type = "timestamptz" if is_time(name) else _TYPES[scalar.__name__]
+    return f"%({name})s::{sql_type}[]"
+
+
+def _aggregate(name: str, nullable: list[str]) -> str:
+    return f"array_agg(coalesce({name}, 'NaN'))" if name in nullable else f"array_agg({name})"
+
+
+def _assignment(name: str, nullable: list[str]) -> str:
+    return f"{name} = nullif(u.{name}, 'NaN')" if name in nullable else f"{name} = u.{name}"
+
+
+def _bucket_value(name: str) -> str:
+    """Return a bucket's column as it is inserted: no carry is null."""
+    if name not in CARRY:
+        return name
+    return f"CASE WHEN {name.partition('_')[0]}_at > '-infinity' THEN {name} END"
+
+
+def _bucket_aggregate(name: str) -> str:
+    if name not in CARRY:
+        return f"array_agg({name})"
+    absent = "'-infinity'" if is_time(name) else "0"
+    return f"array_agg(coalesce({name}, {absent}))"

@@ -1,0 +1,60 @@
+-- name: latest
+SELECT last_at, received_at, last_ukwh, delta_ukwh, {fields}
+FROM {stream}_live WHERE device_id = %(device_id)s
+
+-- name: totals
+-- Whole buckets: the closed ones from the rollup, the open one from the live row.
+SELECT coalesce(sum(energy_ukwh), 0), coalesce(sum(suspect_ukwh), 0),
+    coalesce(sum(readings), 0)::int8{measured_sums}
+FROM (
+    SELECT {sum_names} FROM {stream}_rollup
+    WHERE device_id = %(device_id)s AND bucket_at >= %(start_at)s AND bucket_at < %(end_at)s
+    UNION ALL
+    SELECT {sum_names} FROM {stream}_live
+    WHERE device_id = %(device_id)s AND bucket_at >= %(start_at)s AND bucket_at < %(end_at)s
+) AS buckets
+
+-- name: raw_bucket
+SELECT array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
+FROM (
+    SELECT * FROM {stream}_history
+    WHERE device_id = %(device_id)s AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
+    ORDER BY measured_at
+) AS raw
+
+-- name: carry
+SELECT coalesce(before1_at, '-infinity'), coalesce(before1_ukwh, 0),
+    coalesce(before2_at, '-infinity'), coalesce(before2_ukwh, 0)
+FROM {stream}_rollup WHERE device_id = %(device_id)s AND bucket_at = %(start_at)s
+UNION ALL
+SELECT before1_at, before1_ukwh, before2_at, before2_ukwh
+FROM {stream}_live WHERE device_id = %(device_id)s AND bucket_at = %(start_at)s
+
+-- name: fleet_totals
+SELECT array_agg(device_id), array_agg(energy_ukwh), array_agg(suspect_ukwh), array_agg(readings)
+FROM (
+    SELECT l.device_id,
+        coalesce(r.energy_ukwh, 0) + CASE WHEN is_open THEN l.energy_ukwh ELSE 0 END
+            AS energy_ukwh,
+        coalesce(r.suspect_ukwh, 0) + CASE WHEN is_open THEN l.suspect_ukwh ELSE 0 END
+            AS suspect_ukwh,
+        coalesce(r.readings, 0) + CASE WHEN is_open THEN l.readings ELSE 0 END AS readings
+    FROM (SELECT *, bucket_at >= %(start_at)s AS is_open FROM {stream}_live) AS l,
+    LATERAL (
+        SELECT sum(energy_ukwh)::int8 AS energy_ukwh, sum(suspect_ukwh)::int8 AS suspect_ukwh,
+            sum(readings)::int8 AS readings
+        FROM {stream}_rollup
+        WHERE device_id = l.device_id AND bucket_at >= %(start_at)s
+    ) AS r
+    ORDER BY l.device_id
+) AS devices
+
+-- name: device_count
+SELECT count(*) FROM devices WHERE stream = '{stream}'
+
+-- name: days
+SELECT day::text, sum(readings)::int8, min(first_at), max(last_at)
+FROM history_days WHERE stream = '{stream}' GROUP BY day ORDER BY day
+
+-- name: rejection_count
+SELECT coalesce(sum(rejections), 0)::int8 FROM rejection_counts WHERE stream = '{stream}'

@@ -1,0 +1,31 @@
+-- name: register
+INSERT INTO devices (stream, external_id)
+SELECT '{stream}', id FROM unnest(%(ids)s::text[]) AS u(id) ORDER BY id COLLATE "C"
+ON CONFLICT (stream, external_id) DO NOTHING
+
+-- name: keys
+SELECT external_id, device_id FROM devices
+WHERE stream = '{stream}' AND external_id = ANY(%(ids)s::text[])
+ORDER BY external_id
+
+-- name: make_live
+INSERT INTO {stream}_live (device_id)
+SELECT id FROM unnest(%(device_id)s::int4[]) AS u(id) ORDER BY id
+ON CONFLICT (device_id) DO NOTHING
+
+-- name: describe
+UPDATE devices SET fleet = %(fleet)s, time_zone = %(time_zone)s WHERE device_id = %(device_id)s
+
+-- name: device
+SELECT d.device_id, d.external_id, d.fleet, d.time_zone,
+    l.energy_mode, l.modulus_ukwh, l.rated_w, l.heartbeat_s
+FROM devices AS d JOIN {stream}_live AS l USING (device_id)
+WHERE d.stream = '{stream}' AND d.external_id = %(external_id)s
+
+-- name: devices
+SELECT d.device_id, d.external_id, d.fleet, d.time_zone,
+    l.energy_mode, l.modulus_ukwh, l.rated_w, l.heartbeat_s
+FROM devices AS d JOIN {stream}_live AS l USING (device_id)
+WHERE d.stream = '{stream}' AND d.external_id > %(after)s
+ORDER BY d.external_id
+LIMIT %(limit)s

@@ -1,0 +1,274 @@
+"""The API that people and programs read: answers, registry, health, metrics, documents."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query, Response
+from fastapi_offline import FastAPIOffline
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+import wattstream
+from wattstream.domain.errors import QueueFullError, ReadingError
+from wattstream.domain.readings import Stream, is_valid_id
+from wattstream.query import fleet
+from wattstream.query.latest import find, live_state
+from wattstream.query.performance import performance
+from wattstream.stats import Stats
+from wattstream.store.port import Store
+from wattstream.web import answers, models
+from wattstream.web.errors import add_error_handlers
+from wattstream.web.parameters import EndQuery, StartQuery, fraction, time_range
+
+Responses = dict[int | str, dict[str, Any]]
+
+_ERROR: dict[str, Any] = {"model": models.ErrorAnswer}
+_BAD: Responses = {400: {**_ERROR, "description": "A parameter is wrong"}}
+_UNKNOWN: Responses = {404: {**_ERROR, "description": "Unknown"}}
+_AWAY: Responses = {503: {**_ERROR, "description": "The database is away, or the queue is full"}}
+_RULE: Responses = {422: {**_ERROR, "description": "A setting breaks a rule"}}
+
+DeviceType = Annotated[Stream, Path(description="meter or vehicle")]
+DeviceId = Annotated[str, Path(description="The id that the device reports", min_length=1)]
+Limit = Annotated[int, Query(ge=1, le=1000, description="Most items of a page")]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the API answers from.
+
+    Attributes:
+        clock_us: The engine's clock, microseconds since 1970.
+        is_full: Whether the ingest queue is at its bound.
+        ingest_paths: OpenAPI path items of the inputs.
+    """
+
+    store: Store
+    stats: Stats
+    clock_us: Callable[[], int]
+    is_full: Callable[[], bool]
+    same_id: bool
+    threshold: float
+    ingest_paths: dict[str, Any]
+
+
+def create_api(context: Context) -> FastAPI:
+    """Return the application, without the inputs' own endpoints."""
+    app = FastAPIOffline(
+        title="Wattstream",
+        version=wattstream.__version__,
+        summary="Energy telemetry of smart meters and electric vehicles",
+        description=(
+            "Times are RFC 3339 in UTC, energy is kWh, voltage V, temperature °C, state of "
+            "charge %, efficiency a fraction. Ranges are [start, end)."
+        ),
+        redoc_url=None,
+    )
+    _add_answers(app, context)
+    _add_registry(app, context)
+    _add_operations(app, context)
+    add_error_handlers(app)
+    _document(app, context.ingest_paths)
+    return app
+
+
+def _add_answers(app: FastAPI, context: Context) -> None:
+    store = context.store
+
+    @app.get(
+        "/v1/ingest/status/{type}/{id:path}",
+        tags=["answers"],
+        summary="Live state of a device",
+        responses={**_UNKNOWN, **_AWAY},
+    )
+    async def status(type: DeviceType, id: DeviceId) -> models.MeterStatus | models.VehicleStatus:
+        return answers.status(await live_state(store, type, id), context.clock_us())
+
+    @app.get(
+        "/v1/analytics/performance/{vehicleId:path}",
+        tags=["answers"],
+        summary="Energy and efficiency of a vehicle",
+        responses={**_BAD, **_UNKNOWN, **_AWAY},
+    )
+    async def vehicle_performance(
+        vehicleId: DeviceId, start: StartQuery = None, end: EndQuery = None
+    ) -> models.PerformanceAnswer:
+        start_us, end_us = time_range(start, end, context.clock_us())
+        answer = await performance(
+            store,
+            vehicleId,
+            start_us,
+            end_us,
+            same_id=context.same_id,
+            threshold=context.threshold,
+        )
+        return answers.performance(answer)
+
+    @app.get("/v1/analytics/stats", tags=["answers"], summary="What is held", responses={**_AWAY})
+    async def stats() -> models.StatsAnswer:
+        return answers.stats(await fleet.stats(store))
+
+    @app.get(
+        "/v1/analytics/alerts",
+        tags=["answers"],
+        summary="Vehicles whose efficiency is below a threshold",
+        responses={**_BAD, **_AWAY},
+    )
+    async def alerts(
+        threshold: Annotated[
+            float | None,
+            Query(description="Fraction, or percent where above 1. Default: the setting, 0.85."),
+        ] = None,
+    ) -> models.AlertsAnswer:
+        limit = fraction(context.threshold if threshold is None else threshold)
+        found = await fleet.low_efficiency(
+            store, context.clock_us(), same_id=context.same_id, threshold=limit
+        )
+        return answers.alerts(found, limit)
+
+    @app.post(
+        "/v1/analytics/refresh",
+        tags=["operations"],
+        summary="Recompute rollups from history and repair any that differ",
+        responses={**_BAD, **_AWAY},
+    )
+    async def refresh(start: StartQuery = None, end: EndQuery = None) -> models.RefreshAnswer:
+        start_us, end_us = time_range(start, end, context.clock_us())
+        started = time.perf_counter()
+        repair = await store.refresh(start_us, end_us)
+        return models.RefreshAnswer(
+            buckets_checked=repair.buckets_checked,
+            buckets_repaired=repair.buckets_repaired,
+            duration_ms=round((time.perf_counter() - started) * 1000, 3),
+        )
+
+
+def _add_registry(app: FastAPI, context: Context) -> None:
+    store = context.store
+
+    @app.get("/v1/devices", tags=["registry"], summary="List devices", responses={**_BAD, **_AWAY})
+    async def devices(
+        type: Annotated[Stream, Query(description="meter or vehicle")],
+        after: Annotated[str, Query(description="`next` of the page before")] = "",
+        limit: Limit = 100,
+    ) -> models.DevicesAnswer:
+        async with store.snapshot() as snapshot:
+            found = await snapshot.devices(type, after.replace("\0", ""), limit)
+        more = found[-1].external_id if len(found) == limit else None
+        return models.DevicesAnswer(devices=[answers.device(d) for d in found], next=more)
+
+    @app.get(
+        "/v1/devices/{type}/{id:path}",
+        tags=["registry"],
+        summary="Settings of a device",
+        responses={**_UNKNOWN, **_AWAY},
+    )
+    async def device(type: DeviceType, id: DeviceId) -> models.DeviceAnswer:
+        async with store.snapshot() as snapshot:
+            return answers.device(await find(snapshot, type, id))
+
+    @app.put(
+        "/v1/devices/{type}/{id:path}",
+        tags=["registry"],
+        summary="Change or make a device; a changed rule recomputes its totals",
+        responses={
+            201: {"model": models.DeviceAnswer, "description": "Made"},
+            **_BAD,
+            **_UNKNOWN,
+            **_RULE,
+            **_AWAY,
+        },
+    )
+    async def change_device(
+        type: DeviceType, id: DeviceId, settings: models.DeviceSettings, response: Response
+    ) -> models.DeviceAnswer:
+        if not is_valid_id(id):
+            raise ReadingError(
+                "a device id must be 1 to 128 printable characters without white space",
+                code="id_invalid",
+                field="id",
+            )
+        changed, is_new = await store.change_device(type, id, answers.device_change(settings))
+        response.status_code = 201 if is_new else 200
+        return answers.device(changed)
+
+    @app.get(
+        "/v1/rejections",
+        tags=["operations"],
+        summary="What was refused, as it came, oldest first",
+        responses={**_BAD, **_AWAY},
+    )
+    async def rejections(
+        after: Annotated[
+            int, Query(ge=0, le=2**63 - 1, description="`next` of the page before")
+        ] = 0,
+        limit: Limit = 100,
+    ) -> models.RejectionsAnswer:
+        async with store.snapshot() as snapshot:
+            found = await snapshot.rejections(after, limit)
+        more = found[-1].rejection_id if len(found) == limit else None
+        return models.RejectionsAnswer(
+            rejections=[answers.rejection(kept) for kept in found], next=more
+        )
+
+
+def _add_operations(app: FastAPI, context: Context) -> None:
+    @app.get(
+        "/v1/health", tags=["operations"], summary="Ready to take readings", responses={**_AWAY}
+    )
+    async def health() -> models.Ready:
+        await context.store.ping()
+        if context.is_full():
+            raise QueueFullError("The ingest queue is at its bound.")
+        return models.Ready(status="ready")
+
+    @app.get("/v1/health/live", tags=["operations"], summary="The process runs")
+    async def live() -> models.Alive:
+        return models.Alive(status="alive")
+
+    @app.get(
+        "/metrics",
+        tags=["operations"],
+        summary="Prometheus text",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def metrics() -> Response:
+        return Response(generate_latest(context.stats.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", tags=["operations"], summary="The list of endpoints")
+    async def index() -> dict[str, Any]:
+        listed = [
+            f"{method.upper()} {path}"
+            for path, item in app.openapi()["paths"].items()
+            for method in item
+        ]
+        return {
+            "name": "Wattstream",
+            "version": wattstream.__version__,
+            "documentation": "/docs",
+            "endpoints": sorted(listed, key=lambda line: line.split()[1]),
+        }
+
+
+def _document(app: FastAPI, ingest_paths: dict[str, Any]) -> None:
+    """Add the inputs' endpoints to the OpenAPI file, and take out what is never answered."""
+    generated: Callable[[], dict[str, Any]] = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = generated()
+            for item in document["paths"].values():
+                for operation in item.values():
+                    default = operation["responses"].get("422", {}).get("description")
+                    if default == "Validation Error":
+                        del operation["responses"]["422"]
+            document["paths"] = ingest_paths | document["paths"]
+            for unused in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(unused, None)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,60 @@
+"""Errors of the API, in the one form that the contract has."""
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from wattstream.domain.errors import WattstreamError
+from wattstream.replies import Reply, error_body, error_reply, internal_error
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error in the contract's form; the framework's own words never show."""
+
+    @app.exception_handler(WattstreamError)
+    async def known(request: Request, error: WattstreamError) -> Response:
+        return _response(error_reply(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return _validation_response(error)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        code, message = {
+            404: ("not_found", f"{request.url.path} is not here; GET / lists what is"),
+            405: (
+                "method_not_allowed",
+                f"{request.url.path} does not take {request.method}; GET / lists what does",
+            ),
+        }.get(error.status_code, ("bad_request", "the request cannot be read"))
+        reply = Reply(error.status_code, dict(error.headers or {}), _json(code, message, None))
+        return _response(reply)
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:
+        return _response(internal_error())
+
+
+def _validation_response(error: RequestValidationError) -> Response:
+    """Return the answer for the first parameter or key that breaks its type."""
+    first = error.errors()[0]
+    place, *where = first["loc"]
+    field = str(where[0]) if where and isinstance(where[0], str) else None
+    if first["type"] == "json_invalid":
+        return _response(Reply(400, {}, _json("malformed_json", "the body is not JSON", None)))
+    text = f"{field or place}: {first['msg']}"
+    status, code = {
+        "path": (404, "not_found"),
+        "query": (400, "parameter_invalid"),
+    }.get(str(place), (422, "setting_invalid"))
+    return _response(Reply(status, {}, _json(code, text, field)))
+
+
+def _json(code: str, message: str, field: str | None) -> bytes:
+    return json.dumps(error_body(code, message, field), ensure_ascii=False).encode()
+
+
+def _response(reply: Reply) -> Response:
+    return Response(reply.body, reply.status, reply.headers, "application/json")

@@ -1,0 +1,77 @@
+"""Query parameters that need more than a type: times, ranges, thresholds."""
+
+import re
+from typing import Annotated
+
+from fastapi import Query
+
+from wattstream.decode.timestamps import parse_one
+from wattstream.domain.errors import MalformedError
+from wattstream.domain.units import DAY_US, rfc3339
+
+# "+" means a space in a query string, and nobody remembers to write %2B.
+_LOST_PLUS = re.compile(r" (\d\d:\d\d)$")
+# PostgreSQL's calendar and ours both hold these.
+_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_000_000
+
+StartQuery = Annotated[
+    str | None,
+    Query(
+        description="Start of the range, inclusive: RFC 3339 with an offset. Default: 24 h ago.",
+        examples=["2026-02-09T00:00:00Z"],
+    ),
+]
+EndQuery = Annotated[
+    str | None,
+    Query(
+        description="End of the range, exclusive: RFC 3339 with an offset. Default: now.",
+        examples=["2026-02-10T00:00:00Z"],
+    ),
+]
+
+
+def time_range(start: str | None, end: str | None, now_us: int) -> tuple[int, int]:
+    """Return a range in microseconds, by default the 24 h up to its end or now.
+
+    Raises:
+        MalformedError: A time is not one, or the range is empty.
+    """
+    end_us = now_us if end is None else _time("end", end)
+    start_us = end_us - DAY_US if start is None else _time("start", start)
+    if start_us >= end_us:
+        raise MalformedError(
+            f"start must be before end, got {rfc3339(start_us)} and {rfc3339(end_us)}",
+            code="range_empty",
+            field="start",
+        )
+    return start_us, end_us
+
+
+def _time(name: str, text: str) -> int:
+    try:
+        at_us = parse_one(_LOST_PLUS.sub(r"+\1", text))
+    except ValueError as error:
+        raise MalformedError(
+            f"{name} {ascii(text)[:60]} {error}", code="time_invalid", field=name
+        ) from error
+    # A day inside the calendar's ends leaves room for a default start.
+    if not _FIRST_US + DAY_US <= at_us <= _LAST_US:
+        raise MalformedError(
+            f"{name} must be between the years 1 and 9999", code="time_invalid", field=name
+        )
+    return at_us
+
+
+def fraction(threshold: float) -> float:
+    """Return a threshold as a fraction; above 1 it is read as percent.
+
+    Raises:
+        MalformedError: It is not in (0, 100].
+    """
+    if not 0 < threshold <= 100:
+        raise MalformedError(
+            f"threshold must be a fraction in (0, 1] or a percentage up to 100, got {threshold:g}",
+            code="threshold_invalid",
+            field="threshold",
+        )
+    return threshold / 100 if threshold > 1 else threshold
