@@ -54,16 +54,39 @@ server.stop()
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that the server's user can enter; pytest's own has mode 0700."""
+@pytest.fixture(scope="session")
+def open_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that the server's user can enter; pytest's own have mode 0700."""
     if not IS_ROOT:
-        yield tmp_path
+        yield tmp_path_factory.mktemp("open")
         return
     path = Path(tempfile.mkdtemp(prefix="wattstream-test-", dir="/tmp"))
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def stopped(open_folder: Path) -> Path:
+    """A data folder that was used once, to be copied: initdb takes most of a first start."""
+    server = EmbeddedPostgres(open_folder / "stopped")
+    server.start()
+    server.stop()
+    return server.data_dir
+
+
+@pytest.fixture
+def folder(open_folder: Path) -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(dir=open_folder))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def data_dir(folder: Path, stopped: Path) -> Path:
+    subprocess.run(["cp", "-a", stopped, folder / "data"], check=True)
+    return folder / "data"
 
 
 @pytest.fixture
@@ -143,15 +166,15 @@ def test_first_start_makes_a_safe_database(folder: Path, engine: Engine) -> None
     assert password.read_text() not in server.log_path.read_text()
 
 
-def test_wrong_password_is_refused(folder: Path, engine: Engine) -> None:
-    conninfo = engine(folder / "data").start()
+def test_wrong_password_is_refused(data_dir: Path, engine: Engine) -> None:
+    conninfo = engine(data_dir).start()
 
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(conninfo, password="guess")
 
 
-def test_stop_leaves_no_process_and_may_be_repeated(folder: Path, engine: Engine) -> None:
-    server = engine(folder / "data")
+def test_stop_leaves_no_process_and_may_be_repeated(data_dir: Path, engine: Engine) -> None:
+    server = engine(data_dir)
     conninfo = server.start()
     assert server.pid is not None
     with psycopg.connect(conninfo):
@@ -167,9 +190,9 @@ def test_stop_leaves_no_process_and_may_be_repeated(folder: Path, engine: Engine
 
 
 def test_second_start_is_quick_keeps_data_and_shortens_the_log(
-    folder: Path, engine: Engine
+    data_dir: Path, engine: Engine
 ) -> None:
-    server = engine(folder / "data")
+    server = engine(data_dir)
     run(server.start(), "CREATE TABLE kept AS SELECT 42 AS value")
     server.stop()
     with server.log_path.open("ab") as file:
@@ -183,18 +206,18 @@ def test_second_start_is_quick_keeps_data_and_shortens_the_log(
     assert server.log_path.stat().st_size < 2_000_000
 
 
-def test_start_of_a_running_server_changes_nothing(folder: Path, engine: Engine) -> None:
-    server = engine(folder / "data")
+def test_start_of_a_running_server_changes_nothing(data_dir: Path, engine: Engine) -> None:
+    server = engine(data_dir)
     conninfo, pid = server.start(), server.pid
 
     assert server.start() == conninfo
     assert server.pid == pid
 
 
-def test_second_engine_on_the_folder_is_refused(folder: Path, engine: Engine) -> None:
-    first = engine(folder / "data")
+def test_second_engine_on_the_folder_is_refused(data_dir: Path, engine: Engine) -> None:
+    first = engine(data_dir)
     conninfo = first.start()
-    second = engine(folder / "data")
+    second = engine(data_dir)
 
     with pytest.raises(EmbeddedServerError, match=rf"pid {os.getpid()}.*WATTSTREAM_DATA_DIR"):
         second.start()
@@ -204,11 +227,13 @@ def test_second_engine_on_the_folder_is_refused(folder: Path, engine: Engine) ->
     second.start()
 
 
-def test_copied_link_to_a_cluster_in_use_is_refused(folder: Path, engine: Engine) -> None:
-    first = engine(folder / "data")
+def test_copied_link_to_a_cluster_in_use_is_refused(
+    folder: Path, data_dir: Path, engine: Engine
+) -> None:
+    first = engine(data_dir)
     conninfo = first.start()
     (folder / "copy").mkdir()
-    (folder / "copy" / "postgres").symlink_to(folder / "data" / "postgres")
+    (folder / "copy" / "postgres").symlink_to(data_dir / "postgres")
 
     with pytest.raises(EmbeddedServerError, match="in use by an engine with another data folder"):
         engine(folder / "copy").start()
@@ -216,10 +241,10 @@ def test_copied_link_to_a_cluster_in_use_is_refused(folder: Path, engine: Engine
 
 
 def test_server_of_a_killed_engine_is_replaced_and_loses_nothing(
-    folder: Path, engine: Engine
+    data_dir: Path, engine: Engine
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", KILLED_ENGINE, str(folder / "data")], stdout=subprocess.PIPE
+        [sys.executable, "-c", KILLED_ENGINE, str(data_dir)], stdout=subprocess.PIPE
     ) as child:
         assert child.stdout is not None
         lines = iter(child.stdout.readline, b"")
@@ -227,7 +252,7 @@ def test_server_of_a_killed_engine_is_replaced_and_loses_nothing(
         child.kill()
     assert alive(left_over)
 
-    server = engine(folder / "data")
+    server = engine(data_dir)
     conninfo = server.start()
 
     assert not alive(left_over)
@@ -236,9 +261,9 @@ def test_server_of_a_killed_engine_is_replaced_and_loses_nothing(
 
 
 def test_foreign_process_named_by_a_stale_pid_file_is_left_alone(
-    folder: Path, engine: Engine
+    data_dir: Path, engine: Engine
 ) -> None:
-    server = engine(folder / "data")
+    server = engine(data_dir)
     stale = pid_file_after_a_stop(server)
     with subprocess.Popen(["sleep", "60"], user=server_user(), cwd="/") as foreign:
         try:
@@ -251,9 +276,9 @@ def test_foreign_process_named_by_a_stale_pid_file_is_left_alone(
 
 
 def test_another_server_named_by_a_stale_pid_file_is_left_alone(
-    folder: Path, engine: Engine
+    folder: Path, data_dir: Path, engine: Engine
 ) -> None:
-    server, other = engine(folder / "data"), engine(folder / "other")
+    server, other = engine(data_dir), engine(folder / "other")
     stale = pid_file_after_a_stop(server)
     conninfo = other.start()
     assert other.pid is not None
@@ -263,8 +288,8 @@ def test_another_server_named_by_a_stale_pid_file_is_left_alone(
     assert ask(conninfo, "SELECT 1") == 1
 
 
-def test_server_that_died_is_noticed_and_started_again(folder: Path, engine: Engine) -> None:
-    server = engine(folder / "data")
+def test_server_that_died_is_noticed_and_started_again(data_dir: Path, engine: Engine) -> None:
+    server = engine(data_dir)
     run(server.start(), "CREATE TABLE kept AS SELECT 42 AS value")
     assert server.poll() is None
     assert server.pid is not None
@@ -274,17 +299,15 @@ def test_server_that_died_is_noticed_and_started_again(folder: Path, engine: Eng
 
     assert server.poll() == -signal.SIGKILL
     with pytest.raises(EmbeddedServerError, match="in use"):
-        engine(folder / "data").start()
+        engine(data_dir).start()
     assert ask(server.start(), "SELECT value FROM kept") == 42
 
 
 def test_start_waits_while_the_server_recovers_until_it_is_stopped(
-    folder: Path, engine: Engine
+    data_dir: Path, engine: Engine
 ) -> None:
-    server = engine(folder / "data")
-    server.start()
-    server.stop()
-    cluster = folder / "data" / "postgres"
+    server = engine(data_dir)
+    cluster = data_dir / "postgres"
     (cluster / "standby.signal").touch()  # a recovery that never ends
     with (cluster / "postgresql.conf").open("a") as file:
         file.write("hot_standby = off\n")
@@ -310,19 +333,17 @@ def test_start_waits_while_the_server_recovers_until_it_is_stopped(
 
 
 def test_server_that_cannot_start_shows_its_log_and_frees_the_folder(
-    folder: Path, engine: Engine
+    data_dir: Path, engine: Engine
 ) -> None:
-    server = engine(folder / "data")
-    server.start()
-    server.stop()
-    shutil.rmtree(folder / "data" / "postgres" / "pg_wal")
+    server = engine(data_dir)
+    shutil.rmtree(data_dir / "postgres" / "pg_wal")
 
     with pytest.raises(EmbeddedServerError, match="pg_wal"):
         server.start()
 
     assert server.pid is None
     with pytest.raises(EmbeddedServerError, match="pg_wal"):
-        engine(folder / "data").start()
+        engine(data_dir).start()
 
 
 def test_path_too_long_for_a_socket_works(folder: Path, engine: Engine) -> None:
@@ -337,11 +358,9 @@ def test_path_too_long_for_a_socket_works(folder: Path, engine: Engine) -> None:
     assert not host.exists()
 
 
-def test_folder_of_another_major_version_is_refused(folder: Path, engine: Engine) -> None:
-    server = engine(folder / "data")
-    server.start()
-    server.stop()
-    (folder / "data" / "postgres" / "PG_VERSION").write_text("14\n")
+def test_folder_of_another_major_version_is_refused(data_dir: Path, engine: Engine) -> None:
+    server = engine(data_dir)
+    (data_dir / "postgres" / "PG_VERSION").write_text("14\n")
 
     with pytest.raises(EmbeddedServerError, match=r"made by PostgreSQL 14, .* install PostgreSQL"):
         server.start()
@@ -350,7 +369,7 @@ def test_folder_of_another_major_version_is_refused(folder: Path, engine: Engine
 def test_interrupted_initdb_is_done_again(folder: Path, engine: Engine) -> None:
     data_dir = folder / "data"
     with subprocess.Popen([sys.executable, "-c", KILLED_ENGINE, str(data_dir)]) as child:
-        while not list(data_dir.glob("postgres.new-*/PG_VERSION")):
+        while not list(data_dir.glob(".wattstream-initdb-*/PG_VERSION")):
             assert child.poll() is None
             time.sleep(0.001)
         child.kill()
@@ -360,14 +379,12 @@ def test_interrupted_initdb_is_done_again(folder: Path, engine: Engine) -> None:
     assert ask(server.start(), "SELECT 1") == 1
     server.stop()
     server.start()
-    assert not list(data_dir.glob("postgres.new-*"))
+    assert not list(data_dir.glob(".wattstream-initdb-*"))
 
 
-def test_lost_password_is_named(folder: Path, engine: Engine) -> None:
-    server = engine(folder / "data")
-    server.start()
-    server.stop()
-    (folder / "data" / "password").unlink()
+def test_lost_password_is_named(data_dir: Path, engine: Engine) -> None:
+    server = engine(data_dir)
+    (data_dir / "password").unlink()
 
     with pytest.raises(EmbeddedServerError, match="password is missing; restore that file"):
         server.start()
@@ -432,13 +449,11 @@ def test_impossible_server_user_is_refused(
 
 
 @as_root
-def test_folder_begun_by_another_user_is_refused(folder: Path, engine: Engine) -> None:
-    server = engine(folder / "data")
-    server.start()
-    server.stop()
+def test_folder_begun_by_another_user_is_refused(data_dir: Path, engine: Engine) -> None:
+    server = engine(data_dir)
     with pytest.raises(EmbeddedServerError, match=r"belongs to user nobody, .* needs daemon"):
-        engine(folder / "data", run_as="daemon").start()
-    os.chown(folder / "data" / "password", pwd.getpwnam("nobody").pw_uid, -1)
+        engine(data_dir, run_as="daemon").start()
+    os.chown(data_dir / "password", pwd.getpwnam("nobody").pw_uid, -1)
     with pytest.raises(EmbeddedServerError, match=r"belongs to user nobody, .* needs root"):
         server.start()
 

@@ -21,6 +21,7 @@ SUPERUSER = "wattstream"
 _OTHER_FOLDER = "choose another folder with WATTSTREAM_DATA_DIR"
 _MAX_SOCKET_PATH_BYTES = 107
 _SOCKET_NAME = ".s.PGSQL.5432"
+_UNFINISHED = ".wattstream-initdb-"
 
 log = structlog.get_logger(__name__)
 
@@ -136,7 +137,7 @@ def load_password(data_dir: Path, cluster: Path) -> str:
 
 def clear_unfinished(cluster: Path) -> None:
     """Remove what interrupted initdbs left beside the cluster's place."""
-    for leftover in cluster.parent.glob(f"{cluster.name}.new-*"):
+    for leftover in cluster.parent.glob(f"{_UNFINISHED}{cluster.name}-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -156,7 +157,7 @@ def create_cluster(
         EmbeddedServerError: initdb failed; the message holds its last lines.
     """
     # A name of its own: the initdb of an engine that was killed may still be writing.
-    partial = cluster.with_name(f"{cluster.name}.new-{secrets.token_hex(4)}")
+    partial = cluster.with_name(f"{_UNFINISHED}{cluster.name}-{secrets.token_hex(4)}")
     make_private_folder(partial, account)
     password_file = private_folder / "initdb-password"
     password_file.unlink(missing_ok=True)

@@ -1,0 +1,98 @@
+"""Real PostgreSQL for every test that stores: one server a run, one database a test."""
+
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from wattstream.domain.errors import EmbeddedServerError
+from wattstream.store.binaries import Binaries, find_binaries
+from wattstream.store.embedded import EmbeddedPostgres
+from wattstream.store.migrations import migrate
+
+_TEMPLATE = "wattstream_template"
+
+
+def shared_data(name: str) -> Path:
+    """Return a file of real telemetry, or skip where it is not there."""
+    folder = Path(os.environ.get("WATTSTREAM_TEST_DATA", Path(__file__).parents[2] / "shared/data"))
+    if not (folder / name).exists():
+        pytest.skip(f"real telemetry is not here: {folder / name} (set WATTSTREAM_TEST_DATA)")
+    return folder / name
+
+
+@pytest.fixture
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+class Server:
+    """A running PostgreSQL that makes a fresh, migrated database for each test."""
+
+    def __init__(self, folder: Path, binaries: Binaries | None = None) -> None:
+        self._server = EmbeddedPostgres(folder, binaries=binaries)
+        self._conninfo = self._server.start()
+        self._names = (f"test_{number}" for number in itertools.count())
+        self._execute(f"CREATE DATABASE {_TEMPLATE}")
+        migrate(self._to(_TEMPLATE))
+
+    def _to(self, database: str) -> str:
+        return psycopg.conninfo.make_conninfo(self._conninfo, dbname=database)
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def make_database(self) -> str:
+        """Return the conninfo of a new database with the schema."""
+        name = next(self._names)
+        self._execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+        return self._to(name)
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+@contextmanager
+def _server_folder() -> Iterator[Path]:
+    """Provide a folder that the server's user can enter where root runs the tests."""
+    with tempfile.TemporaryDirectory(prefix="wattstream-test-") as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[Server]:
+    with _server_folder() as folder:
+        server = Server(folder)
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def system() -> Iterator[Server]:
+    try:
+        binaries = find_binaries(origin="system")
+    except EmbeddedServerError:
+        pytest.skip("no PostgreSQL 15 or newer is installed on this machine")
+    with _server_folder() as folder:
+        server = Server(folder, binaries)
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def conninfo(embedded: Server) -> str:
+    """A fresh database on the embedded server."""
+    return embedded.make_database()
+
+
+@pytest.fixture
+def make_database(embedded: Server) -> Callable[[], str]:
+    return embedded.make_database

@@ -1,0 +1,261 @@
+"""A store of a few dicts that recomputes everything from all readings, by plain loops.
+
+It obeys the same behaviour suite as PostgreSQL and shares no rule with it: what the contract
+says is written here a second time, one reading at a time.
+"""
+
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+
+from wattstream.domain.links import FOREVER_US, Feeds, Link
+from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
+from wattstream.domain.register import Rules
+from wattstream.domain.units import BUCKET_US, NEVER_US
+from wattstream.store.port import (
+    DayCount,
+    Device,
+    DeviceChange,
+    DeviceTotals,
+    KeptRejection,
+    Latest,
+    RawBucket,
+    Repair,
+    StreamStats,
+    Totals,
+    Values,
+    Verdict,
+    Written,
+)
+
+MAX_READINGS_A_BUCKET = 9000
+
+
+def contribution(
+    rules: Rules, before: list[tuple[int, int]], at: int, value: int
+) -> tuple[int, int]:
+    """Return counted and suspect energy of a reading, given all readings before it."""
+    is_register = rules.energy_mode == 1
+    power = rules.rated_w or (1_000_000 if is_register else 0)
+
+    def plausible(energy: int, since: int | None) -> bool:
+        elapsed = max(at_of - since if since is not None else 0, rules.heartbeat_s * 1_000_000)
+        return power == 0 or (energy - 10_000) * 3_000_000 <= power * elapsed
+
+    def rolls(new: tuple[int, int], old: tuple[int, int]) -> bool:
+        nonlocal at_of
+        saved, at_of = at_of, new[0]
+        modulus = rules.modulus_ukwh
+        answer = (
+            modulus is not None
+            and old[1] < modulus
+            and plausible(new[1] + modulus - old[1], old[0])
+        )
+        at_of = saved
+        return answer
+
+    at_of = at
+    if not is_register:
+        energy, since = value, before[-1][0] if before else None
+    elif not before:
+        return 0, 0
+    else:
+        previous = before[-1]
+        if value < previous[1]:
+            if not rolls((at, value), previous):
+                return 0, 0
+            energy, since = value + rules.modulus_ukwh - previous[1], previous[0]
+        else:
+            base = previous
+            if len(before) > 1:
+                older = before[-2]
+                fell = previous[1] < older[1] and not rolls(previous, older)
+                if fell and value >= older[1]:
+                    base = older
+            energy, since = value - base[1], base[0]
+    return (energy, 0) if plausible(energy, since) else (0, energy)
+
+
+class MemoryStore:
+    """A Store and a Snapshot in one; links are set by tests directly."""
+
+    def __init__(self) -> None:
+        self.readings: dict[tuple[Stream, str], dict[int, tuple[Values, int]]] = {}
+        self.registry: dict[tuple[Stream, str], Device] = {}
+        self.links: list[tuple[str, str, int, int]] = []
+        self.kept: list[KeptRejection] = []
+
+    def _device(self, stream: Stream, name: str) -> Device:
+        key = (stream, name)
+        if key not in self.registry:
+            self.registry[key] = Device(len(self.registry) + 1, stream, name, Rules(), None, "UTC")
+            self.readings[key] = {}
+        return self.registry[key]
+
+    async def write(self, readings: Readings, received_at_us: int) -> Written:
+        verdicts, standing, refused = [], {}, {}
+        for row, name in enumerate(readings.ids):
+            self._device(readings.stream, name)
+            history = self.readings[readings.stream, name]
+            at = int(readings.at_us[row])
+            values = Values(int(readings.energy_ukwh[row]), tuple(readings.values[row].tolist()))
+            in_bucket = sum(1 for other in history if other // BUCKET_US == at // BUCKET_US)
+            if at in history:
+                same = repr(history[at][0]) == repr(values)
+                verdicts.append(Verdict.DUPLICATE if same else Verdict.CONFLICT)
+                if not same:
+                    standing[row] = history[at][0]
+            elif in_bucket >= MAX_READINGS_A_BUCKET:
+                verdicts.append(Verdict.REFUSED)
+                refused[row] = ("too_many_readings", "")
+            else:
+                history[at] = (values, received_at_us)
+                verdicts.append(Verdict.STORED)
+        return Written(np.array(verdicts, np.int8), standing, refused)
+
+    async def keep(self, rejections: Sequence[Rejection], rejected_at_us: int) -> None:
+        for rejection in rejections:
+            stored = replace(rejection, index=0, record=rejection.record[:8192])
+            self.kept.append(KeptRejection(len(self.kept) + 1, rejected_at_us, stored))
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator["MemoryStore"]:
+        yield self
+
+    async def change_device(
+        self, stream: Stream, external_id: str, change: DeviceChange
+    ) -> tuple[Device, bool]:
+        is_new = (stream, external_id) not in self.registry
+        device = self._device(stream, external_id)
+
+        def pick(name: str, old: object) -> object:
+            value = getattr(change, name)
+            return None if name in change.clear else old if value is None else value
+
+        rules = {name: pick(name, getattr(device.rules, name)) for name in Rules.__slots__}
+        device = replace(
+            device,
+            rules=Rules(**rules),  # type: ignore[arg-type]
+            fleet=pick("fleet", device.fleet),
+            time_zone=pick("time_zone", device.time_zone),
+        )
+        self.registry[stream, external_id] = device
+        return device, is_new
+
+    async def refresh(self, start_us: int, end_us: int) -> Repair:
+        return Repair(0, 0)
+
+    async def prepare(self, now_us: int) -> None:
+        pass
+
+    async def ping(self) -> None:
+        pass
+
+    # A snapshot of itself.
+
+    async def device(self, stream: Stream, external_id: str) -> Device | None:
+        return self.registry.get((stream, external_id))
+
+    async def devices(self, stream: Stream, after: str, limit: int) -> list[Device]:
+        names = sorted(name for s, name in self.registry if s == stream and name > after)
+        return [self.registry[stream, name] for name in names[:limit]]
+
+    def contributions(self, device: Device) -> dict[int, tuple[int, int]]:
+        """Return counted and suspect energy of every reading, by time."""
+        history = self.readings[device.stream, device.external_id]
+        ordered = sorted((at, values.energy_ukwh) for at, (values, _) in history.items())
+        return {
+            at: contribution(device.rules, ordered[:i], at, value)
+            for i, (at, value) in enumerate(ordered)
+        }
+
+    def brute_force(self, device: Device, start_us: int, end_us: int) -> Totals:
+        """Sum the readings measured in [start_us, end_us)."""
+        parts = self.contributions(device)
+        history = self.readings[device.stream, device.external_id]
+        inside = [at for at in history if start_us <= at < end_us]
+        fields = range(len(KINDS[device.stream].fields))
+        columns = [[history[at][0].fields[i] for at in inside] for i in fields]
+        present = [[value for value in column if not math.isnan(value)] for column in columns]
+        return Totals(
+            sum(parts[at][0] for at in inside),
+            sum(parts[at][1] for at in inside),
+            len(inside),
+            tuple(sum(round(value * 1e6) for value in column) for column in present),
+            tuple(len(column) for column in present),
+        )
+
+    async def latest(self, device: Device) -> Latest:
+        history = self.readings[device.stream, device.external_id]
+        if not history:
+            fields = tuple(math.nan for _ in KINDS[device.stream].fields)
+            return Latest(NEVER_US, NEVER_US, Values(0, fields), 0)
+        at = max(history)
+        values, received_at = history[at]
+        return Latest(at, received_at, values, sum(self.contributions(device)[at]))
+
+    async def feeds(self, vehicle: Device, *, same_id: bool) -> Feeds:
+        found = [link for link in self.links if link[1] == vehicle.external_id]
+        if found or not same_id:
+            return Feeds(tuple(self._link(*link) for link in sorted(found, key=lambda x: x[2])))
+        meter = self.registry.get((Stream.METER, vehicle.external_id))
+        if meter is None or any(link[0] == meter.external_id for link in self.links):
+            return Feeds()
+        return Feeds((), Link(meter.key, meter.external_id, NEVER_US, FOREVER_US))
+
+    def _link(self, meter: str, _vehicle: str, start: int, end: int) -> Link:
+        return Link(self.registry[Stream.METER, meter].key, meter, start, end)
+
+    async def fleet_feeds(self, *, same_id: bool) -> dict[str, tuple[int, Feeds]]:
+        found = {}
+        for (stream, name), device in self.registry.items():
+            if stream is Stream.VEHICLE:
+                feeds = await self.feeds(device, same_id=same_id)
+                if feeds.links or feeds.twin:
+                    found[name] = (device.key, feeds)
+        return found
+
+    async def totals(self, device: Device, start_us: int, end_us: int) -> Totals:
+        return self.brute_force(device, start_us, end_us)
+
+    async def raw_bucket(self, device: Device, bucket_us: int) -> RawBucket:
+        history = self.readings[device.stream, device.external_id]
+        inside = sorted(at for at in history if bucket_us <= at < bucket_us + BUCKET_US)
+        before = sorted((at for at in history if at < bucket_us), reverse=True)[:2]
+        carry = [(at, history[at][0].energy_ukwh) for at in before] + [(NEVER_US, 0)] * 2
+        return RawBucket(
+            (carry[0], carry[1]),
+            np.array(inside, np.int64),
+            np.array([history[at][0].energy_ukwh for at in inside], np.int64),
+            np.array([history[at][0].fields for at in inside]).reshape(
+                len(inside), len(KINDS[device.stream].fields)
+            ),
+        )
+
+    async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
+        rows = []
+        for (of, _), device in self.registry.items():
+            if of is stream:
+                total = self.brute_force(device, start_us, 2**62)
+                rows.append((device.key, total.energy_ukwh, total.suspect_ukwh, total.readings))
+        columns = np.array(sorted(rows), np.int64).reshape(-1, 4)
+        return DeviceTotals(*(columns[:, i] for i in range(4)))
+
+    async def stats(self, stream: Stream) -> StreamStats:
+        times = [at for (of, _), history in self.readings.items() if of is stream for at in history]
+        days = Counter(datetime.fromtimestamp(at / 1e6, UTC).date().isoformat() for at in times)
+        return StreamStats(
+            sum(1 for of, _ in self.registry if of is stream),
+            min(times, default=NEVER_US),
+            max(times, default=NEVER_US),
+            [DayCount(day, count) for day, count in sorted(days.items())],
+            sum(1 for kept in self.kept if kept.rejection.stream == stream),
+        )
+
+    async def rejections(self, after: int, limit: int) -> list[KeptRejection]:
+        return [kept for kept in self.kept if kept.rejection_id > after][:limit]

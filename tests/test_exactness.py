@@ -1,0 +1,227 @@
+"""Any order, batching and repetition gives the totals of a plain recomputation."""
+
+import asyncio
+import itertools
+import math
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from oracle import MemoryStore, contribution
+from test_store import NOW, opened
+from wattstream.domain.readings import KINDS, Readings, Stream
+from wattstream.domain.register import EnergyMode, Rules
+from wattstream.domain.units import BUCKET_US, MICRO
+from wattstream.query.window import window_totals
+from wattstream.store.port import DeviceChange, Store
+from wattstream.store.postgres import PostgresStore
+
+FIRST = NOW - 4 * BUCKET_US
+LAST = NOW + 4 * BUCKET_US
+_numbers = itertools.count()
+
+# Registers that rise, fall, come back and roll over; several readings a bucket, and gaps.
+_values = st.one_of(
+    st.integers(0, 2_000_000),
+    st.sampled_from([0, 1, 999_999, 1_000_000, 500_000, 10**9, 10**15]),
+)
+_times = st.integers(0, (LAST - FIRST) // MICRO - 1).map(lambda s: FIRST + s * MICRO)
+_histories = st.dictionaries(_times, _values, min_size=1, max_size=40)
+_rules = st.builds(
+    Rules,
+    energy_mode=st.sampled_from(EnergyMode),
+    modulus_ukwh=st.sampled_from([None, 1_000_000, 2_000_000]),
+    rated_w=st.sampled_from([None, 1_000, 22_000]),
+    heartbeat_s=st.sampled_from([60, 900]),
+)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A reading as a client sends it; `twist` makes other values for the same time."""
+
+    device: int
+    at_us: int
+    ukwh: int
+    twist: int = 0
+
+
+def readings(stream: Stream, name: Callable[[int], str], rows: list[Sent]) -> Readings:
+    width = len(KINDS[stream].fields)
+    values = [
+        [
+            math.nan if (row.ukwh + i) % 5 == 0 else row.ukwh % 97 + i + row.twist
+            for i in range(width)
+        ]
+        for row in rows
+    ]
+    return Readings(
+        stream,
+        [name(row.device) for row in rows],
+        np.array([row.at_us for row in rows]),
+        np.array([row.ukwh for row in rows]),
+        np.array(values, float),
+    )
+
+
+async def set_rules(store: Store, stream: Stream, name: str, rules: Rules) -> None:
+    await store.change_device(
+        stream,
+        name,
+        DeviceChange(
+            energy_mode=rules.energy_mode,
+            modulus_ukwh=rules.modulus_ukwh,
+            rated_w=rules.rated_w,
+            heartbeat_s=rules.heartbeat_s,
+        ),
+    )
+
+
+async def send_and_compare(
+    store: PostgresStore,
+    stream: Stream,
+    histories: list[dict[int, int]],
+    rules: list[Rules],
+    seed: int,
+) -> None:
+    """Send histories in random order, batches and repetitions to both stores, and compare."""
+    rng = random.Random(seed)
+    oracle = MemoryStore()
+    example = next(_numbers)
+
+    def name(device: int) -> str:
+        return f"e{example}-{device}"
+
+    rows = [
+        Sent(device, at, value)
+        for device, history in enumerate(histories)
+        for at, value in history.items()
+    ]
+    rows += rng.choices(rows, k=len(rows) // 3)
+    rows += [Sent(row.device, row.at_us, row.ukwh, 1) for row in rng.choices(rows, k=3)]
+    if rng.random() < 0.7:
+        rng.shuffle(rows)
+    before = {device for device in range(len(histories)) if rng.random() < 0.5}
+    for device in before:
+        for target in (oracle, store):
+            await set_rules(target, stream, name(device), rules[device])
+    while rows:
+        batch = [rows.pop() for _ in range(min(len(rows), rng.choice([1, 2, 7, 50, 300])))]
+        columns = readings(stream, name, batch)
+        got, expected = await store.write(columns, NOW), await oracle.write(columns, NOW)
+        assert got.verdicts.tolist() == expected.verdicts.tolist()
+        assert repr(sorted(got.standing.items())) == repr(sorted(expected.standing.items()))
+    for device in set(range(len(histories))) - before:
+        for target in (oracle, store):
+            await set_rules(target, stream, name(device), rules[device])
+    async with store.snapshot() as snapshot:
+        for device in range(len(histories)):
+            found = await snapshot.device(stream, name(device))
+            truth = await oracle.device(stream, name(device))
+            assert found is not None
+            assert truth is not None
+            assert repr(await snapshot.latest(found)) == repr(await oracle.latest(truth))
+            cuts = [FIRST, LAST, *(rng.randrange(FIRST, LAST) for _ in range(4))]
+            cuts += rng.sample(sorted(histories[device]), 1)
+            for start, end in itertools.permutations(cuts, 2):
+                if start < end:
+                    total = await window_totals(snapshot, found, start, end)
+                    assert total == oracle.brute_force(truth, start, end)
+
+
+@pytest.fixture
+def on_store(conninfo: str) -> Callable[..., None]:
+    """Return a function that runs an async test on one store, example after example."""
+
+    def run(test: Callable[[PostgresStore], object]) -> None:
+        async def main() -> None:
+            async for store in opened(conninfo):
+                await test(store)  # type: ignore[misc]
+
+        asyncio.run(main())
+
+    return run
+
+
+def test_totals_equal_a_recomputation_whatever_the_order(
+    on_store: Callable[..., None],
+) -> None:
+    kinds: Counter[str] = Counter()
+
+    @settings(
+        max_examples=60,
+        deadline=None,
+        phases=[phase for phase in Phase if phase is not Phase.shrink],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(
+        stream=st.sampled_from(Stream),
+        histories=st.lists(_histories, min_size=1, max_size=4),
+        rules=st.lists(_rules, min_size=4, max_size=4),
+        seed=st.integers(0, 2**32),
+    )
+    def check(
+        stream: Stream, histories: list[dict[int, int]], rules: list[Rules], seed: int
+    ) -> None:
+        for history, rule in zip(histories, rules, strict=False):
+            kinds.update(falls(history, rule))
+        on_store(lambda store: send_and_compare(store, stream, histories, rules, seed))
+
+    check()
+    assert set(kinds) == {"rollover", "dip", "reset", "suspect"}, kinds
+
+
+def falls(history: dict[int, int], rules: Rules) -> list[str]:
+    """Name what happens in a history, so that the test can say it has seen every kind."""
+    ordered = sorted(history.items())
+    seen = []
+    for i, (at, value) in enumerate(ordered):
+        counted, suspect = contribution(rules, ordered[:i], at, value)
+        if suspect:
+            seen.append("suspect")
+        if i and rules.energy_mode is EnergyMode.REGISTER and value < ordered[i - 1][1]:
+            is_dip = i + 1 < len(ordered) and ordered[i + 1][1] >= ordered[i - 1][1]
+            seen.append("rollover" if counted or suspect else "dip" if is_dip else "reset")
+    return seen
+
+
+def test_refresh_finds_nothing_to_repair_and_repairs_what_was_damaged(
+    on_store: Callable[..., None], conninfo: str
+) -> None:
+    async def test(store: PostgresStore) -> None:
+        rng = random.Random(7)
+        histories = [
+            {FIRST + s * MICRO: rng.randrange(3_000_000) for s in range(0, 7200, 97)}
+            for _ in range(6)
+        ]
+        rules = [
+            Rules(EnergyMode(i % 2), None if i < 3 else 2_000_000, None if i < 2 else 11_000)
+            for i in range(6)
+        ]
+        for stream in Stream:
+            await send_and_compare(store, stream, histories, rules, 5)
+        clean = await store.refresh(FIRST - 1, LAST)
+        assert clean.buckets_repaired == 0
+        assert clean.buckets_checked == 2 * 6 * 8
+        async with store._pool.connection() as connection:
+            await connection.set_read_only(False)
+            await connection.execute(
+                "UPDATE meter_rollup SET energy_ukwh = energy_ukwh + 1"
+                " WHERE (device_id, bucket_at) IN"
+                " (SELECT device_id, bucket_at FROM meter_rollup LIMIT 1)"
+            )
+            await connection.execute(
+                "UPDATE vehicle_live SET energy_ukwh = energy_ukwh + 1 WHERE device_id ="
+                " (SELECT min(device_id) FROM vehicle_live)"
+            )
+            await connection.set_read_only(True)
+        assert (await store.refresh(FIRST, LAST)).buckets_repaired == 2
+        assert (await store.refresh(FIRST, LAST)).buckets_repaired == 0
+
+    on_store(test)

@@ -1,0 +1,279 @@
+"""What every store promises, on memory, the embedded PostgreSQL and the machine's own."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import numpy as np
+import pytest
+
+from oracle import MemoryStore
+from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
+from wattstream.domain.register import EnergyMode
+from wattstream.domain.units import BUCKET_US, MICRO, bucket_floor
+from wattstream.store.port import DeviceChange, Store, Values, Verdict
+from wattstream.store.postgres import PostgresStore
+
+NOW = 1_770_631_200 * MICRO  # 2026-02-09T10:00:00Z, a bucket start
+MINUTE = 60 * MICRO
+Test = Callable[[Store], Awaitable[None]]
+
+
+def meters(*rows: tuple[str, int, int, float]) -> Readings:
+    """Return readings of (id, time, micro-kWh, volts)."""
+    ids, at, energy, volts = zip(*rows, strict=True)
+    return Readings(
+        Stream.METER, list(ids), np.array(at), np.array(energy), np.array(volts, float)[:, None]
+    )
+
+
+def vehicles(*rows: tuple[str, int, int, float, float]) -> Readings:
+    """Return readings of (id, time, micro-kWh, soc, battery temperature)."""
+    ids, at, energy, soc, temp = zip(*rows, strict=True)
+    return Readings(
+        Stream.VEHICLE,
+        list(ids),
+        np.array(at),
+        np.array(energy),
+        np.column_stack([np.array(soc, float), np.array(temp, float)]),
+    )
+
+
+@pytest.fixture(params=["memory", "embedded", "system"])
+def run(request: pytest.FixtureRequest) -> Callable[[Test], None]:
+    """Run a test against a fresh store of each kind."""
+
+    def on(test: Test) -> None:
+        async def main() -> None:
+            if request.param == "memory":
+                await test(MemoryStore())
+                return
+            server = request.getfixturevalue(request.param)
+            async for store in opened(server.make_database()):
+                await test(store)
+
+        asyncio.run(main())
+
+    return on
+
+
+async def opened(conninfo: str) -> AsyncIterator[PostgresStore]:
+    store = PostgresStore(conninfo, read_connections=2)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def latest(store: Store, stream: Stream, name: str) -> tuple[int, Values, int]:
+    async with store.snapshot() as snapshot:
+        device = await snapshot.device(stream, name)
+        assert device is not None
+        found = await snapshot.latest(device)
+    return found.at_us, found.values, found.delta_ukwh
+
+
+async def energy(store: Store, stream: Stream, name: str) -> tuple[int, int, int]:
+    """Return counted and suspect energy and readings of a device's whole history."""
+    async with store.snapshot() as snapshot:
+        device = await snapshot.device(stream, name)
+        assert device is not None
+        total = await snapshot.totals(device, NOW - 400 * 96 * BUCKET_US, NOW + 96 * BUCKET_US)
+    return total.energy_ukwh, total.suspect_ukwh, total.readings
+
+
+def test_a_reading_is_in_history_live_state_and_totals(run: Callable[[Test], None]) -> None:
+    async def test(store: Store) -> None:
+        written = await store.write(vehicles(("V", NOW, 12_500_000, 75, 36.2)), NOW + 1)
+        assert written.verdicts.tolist() == [Verdict.STORED]
+        assert await latest(store, Stream.VEHICLE, "V") == (
+            NOW,
+            Values(12_500_000, (75.0, 36.2)),
+            12_500_000,
+        )
+        async with store.snapshot() as snapshot:
+            device = await snapshot.device(Stream.VEHICLE, "V")
+            assert device is not None
+            total = await snapshot.totals(device, NOW, NOW + BUCKET_US)
+            raw = await snapshot.raw_bucket(device, NOW)
+        assert (total.energy_ukwh, total.readings) == (12_500_000, 1)
+        assert total.sums_micro == (75_000_000, 36_200_000)
+        assert raw.at_us.tolist() == [NOW]
+        assert raw.energy_ukwh.tolist() == [12_500_000]
+
+    run(test)
+
+
+def test_absent_fields_come_back_absent(run: Callable[[Test], None]) -> None:
+    async def test(store: Store) -> None:
+        await store.write(
+            vehicles(("V", NOW, 1, math.nan, 20.5), ("V", NOW + 1, 1, 50, math.nan)), NOW
+        )
+        _, values, _ = await latest(store, Stream.VEHICLE, "V")
+        assert values.fields[0] == 50
+        assert math.isnan(values.fields[1])
+        async with store.snapshot() as snapshot:
+            device = await snapshot.device(Stream.VEHICLE, "V")
+            assert device is not None
+            raw = await snapshot.raw_bucket(device, NOW)
+            total = await snapshot.totals(device, NOW, NOW + BUCKET_US)
+        np.testing.assert_array_equal(raw.values, [[math.nan, 20.5], [50, math.nan]])
+        assert total.counts == (1, 1)
+
+    run(test)
+
+
+def test_the_same_values_again_are_duplicates_and_others_conflicts(
+    run: Callable[[Test], None],
+) -> None:
+    async def test(store: Store) -> None:
+        first = meters(("M", NOW, 5, 230.0), ("N", NOW, 7, math.nan))
+        await store.write(first, NOW)
+        again = await store.write(first, NOW)
+        assert again.verdicts.tolist() == [Verdict.DUPLICATE] * 2
+        other = await store.write(
+            meters(("M", NOW, 6, 230.0), ("N", NOW, 7, 230.0), ("M", NOW, 5, 230.0)), NOW
+        )
+        assert other.verdicts.tolist() == [Verdict.CONFLICT, Verdict.CONFLICT, Verdict.DUPLICATE]
+        assert other.standing[0] == Values(5, (230.0,))
+        assert math.isnan(other.standing[1].fields[0])
+        assert await energy(store, Stream.METER, "M") == (5, 0, 1)
+
+    run(test)
+
+
+def test_of_one_reading_twice_in_a_flush_the_first_stands(run: Callable[[Test], None]) -> None:
+    async def test(store: Store) -> None:
+        written = await store.write(
+            meters(("M", NOW, 5, 1), ("M", NOW, 6, 1), ("M", NOW, 5, 1), ("M", NOW, 6, 1)), NOW
+        )
+        assert written.verdicts.tolist() == [
+            Verdict.STORED,
+            Verdict.CONFLICT,
+            Verdict.DUPLICATE,
+            Verdict.CONFLICT,
+        ]
+
+    run(test)
+
+
+def test_a_late_reading_does_not_touch_the_newest(run: Callable[[Test], None]) -> None:
+    async def test(store: Store) -> None:
+        await store.write(meters(("M", NOW, 5, 230)), NOW)
+        await store.write(meters(("M", NOW - 3 * 3600 * MICRO, 100, 1), ("M", NOW - 1, 10, 2)), NOW)
+        assert await latest(store, Stream.METER, "M") == (NOW, Values(5, (230.0,)), 5)
+        assert await energy(store, Stream.METER, "M") == (115, 0, 3)
+
+    run(test)
+
+
+def test_readings_of_any_day_find_their_partition(run: Callable[[Test], None]) -> None:
+    async def test(store: Store) -> None:
+        days = [NOW - day * 96 * BUCKET_US for day in (0, 399, 30, 1, 200)]
+        written = await store.write(meters(*(("M", at, 1, 1) for at in days)), NOW)
+        assert written.verdicts.tolist() == [Verdict.STORED] * 5
+        async with store.snapshot() as snapshot:
+            stats = await snapshot.stats(Stream.METER)
+        assert [day.readings for day in stats.days] == [1] * 5
+        assert (stats.first_at_us, stats.last_at_us) == (min(days), max(days))
+
+    run(test)
+
+
+def test_a_register_counts_differences(run: Callable[[Test], None]) -> None:
+    async def test(store: Store) -> None:
+        await store.change_device(Stream.METER, "M", DeviceChange(energy_mode=EnergyMode.REGISTER))
+        readings = [("M", NOW + i * MINUTE, 1000 + i * i, 1.0) for i in range(40)]
+        for row in (*readings[20:], *reversed(readings[:20])):
+            await store.write(meters(row), NOW)
+        assert await energy(store, Stream.METER, "M") == (39 * 39, 0, 40)
+
+    run(test)
+
+
+def test_settings_apply_to_the_whole_history(run: Callable[[Test], None]) -> None:
+    async def test(store: Store) -> None:
+        rows = [("M", NOW + i * MINUTE, 1_000_000 * i, 1.0) for i in range(40)]
+        await store.write(meters(*rows), NOW)
+        device, is_new = await store.change_device(
+            Stream.METER,
+            "M",
+            DeviceChange(energy_mode=EnergyMode.REGISTER, rated_w=1000, fleet="north"),
+        )
+        assert (device.fleet, is_new) == ("north", False)
+        # 1 kWh a minute is 60 kW: nothing of it is plausible for 1 kW.
+        assert await energy(store, Stream.METER, "M") == (0, 39_000_000, 40)
+        await store.change_device(Stream.METER, "M", DeviceChange(clear=frozenset({"rated_w"})))
+        assert await energy(store, Stream.METER, "M") == (39_000_000, 0, 40)
+
+    run(test)
+
+
+def test_devices_are_listed_in_the_order_of_their_ids(run: Callable[[Test], None]) -> None:
+    async def test(store: Store) -> None:
+        names = ["b", "a", "é", "Z", "10", "9", "車"]
+        await store.write(meters(*((name, NOW, 1, 1.0) for name in names)), NOW)
+        async with store.snapshot() as snapshot:
+            first = await snapshot.devices(Stream.METER, "", 3)
+            rest = await snapshot.devices(Stream.METER, first[-1].external_id, 100)
+        assert [device.external_id for device in (*first, *rest)] == sorted(names)
+
+    run(test)
+
+
+def test_too_many_readings_in_a_quarter_hour_are_refused_alone(
+    run: Callable[[Test], None],
+) -> None:
+    async def test(store: Store) -> None:
+        much = 10**15
+        rows = [("M", NOW + i, much, 1.0) for i in range(9000)]
+        await store.write(meters(*rows), NOW)
+        written = await store.write(
+            meters(("N", NOW, 1, 1.0), ("M", NOW + 9001, much, 1.0), ("O", NOW, 1, 1.0)), NOW
+        )
+        assert written.verdicts.tolist() == [Verdict.STORED, Verdict.REFUSED, Verdict.STORED]
+        assert written.refused[1][0] == "too_many_readings"
+        assert await energy(store, Stream.METER, "M") == (9000 * much, 0, 9000)
+
+    run(test)
+
+
+def test_what_was_refused_is_kept(run: Callable[[Test], None]) -> None:
+    async def test(store: Store) -> None:
+        refused = Rejection(3, "conflict", "no", "timestamp", b"{\x00\xff", Stream.METER, "M")
+        unknown = Rejection(4, "malformed_json", "no", None, b"x" * 10_000)
+        await store.keep([refused, unknown], NOW)
+        async with store.snapshot() as snapshot:
+            (a, b) = await snapshot.rejections(0, 10)
+            (only,) = await snapshot.rejections(a.rejection_id, 10)
+            stats = await snapshot.stats(Stream.METER)
+        assert (a.rejection.code, a.rejection.record) == ("conflict", b"{\x00\xff")
+        assert (a.rejection.stream, a.rejection.device) == (Stream.METER, "M")
+        assert (b.rejected_at_us, len(b.rejection.record)) == (NOW, 8192)
+        assert only == b
+        assert stats.rejections == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize("size", [1, 399, 400, 5000])
+def test_small_and_large_flushes_store_alike(run: Callable[[Test], None], size: int) -> None:
+    async def test(store: Store) -> None:
+        rows = [(f"V{i}", NOW + i, i, i % 101, math.nan if i % 3 else 20.0) for i in range(size)]
+        written = await store.write(vehicles(*rows), NOW)
+        assert not written.verdicts.any()
+        again = await store.write(vehicles(*rows), NOW)
+        assert (again.verdicts == Verdict.DUPLICATE).all()
+        name = f"V{size - 1}"
+        at, values, _ = await latest(store, Stream.VEHICLE, name)
+        assert (at, values.energy_ukwh) == (NOW + size - 1, size - 1)
+        async with store.snapshot() as snapshot:
+            device = await snapshot.device(Stream.VEHICLE, name)
+            assert device is not None
+            raw = await snapshot.raw_bucket(device, bucket_floor(at))
+        assert raw.at_us.tolist() == [at]
+        assert KINDS[Stream.VEHICLE].fields[0].key == "soc"
+        assert raw.values[0, 0] == (size - 1) % 101
+
+    run(test)
