@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from wattstream.domain.errors import EmbeddedServerError
-from wattstream.store.binaries import Binaries, find_binaries
 from wattstream.store.embedded import EmbeddedPostgres
-from wattstream.store.migrations import migrate
+from wattstream.store.embedded.binaries import Binaries, find_binaries
+from wattstream.store.postgres.migrations import migrate
 
 _TEMPLATE = "wattstream_template"
 

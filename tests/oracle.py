@@ -13,25 +13,13 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from wattstream.domain.devices import Device, DeviceChange
+from wattstream.domain.holdings import DayCount, KeptRejection, Repair, StreamStats
 from wattstream.domain.links import FOREVER_US, Feeds, Link
 from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
 from wattstream.domain.register import Rules
 from wattstream.domain.units import BUCKET_US, NEVER_US
-from wattstream.store.port import (
-    DayCount,
-    Device,
-    DeviceChange,
-    DeviceTotals,
-    KeptRejection,
-    Latest,
-    RawBucket,
-    Repair,
-    StreamStats,
-    Totals,
-    Values,
-    Verdict,
-    Written,
-)
+from wattstream.store.port import DeviceTotals, Latest, RawBucket, Totals, Values, Verdict, Written
 
 MAX_READINGS_A_BUCKET = 9000
 

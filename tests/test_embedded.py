@@ -15,10 +15,10 @@ import psycopg
 import pytest
 
 from wattstream.domain.errors import EmbeddedServerError
-from wattstream.store.account import SHARED_ROOT
-from wattstream.store.binaries import Binaries, find_binaries
 from wattstream.store.embedded import EmbeddedPostgres
-from wattstream.store.server_settings import server_settings
+from wattstream.store.embedded.account import SHARED_ROOT
+from wattstream.store.embedded.binaries import Binaries, find_binaries
+from wattstream.store.embedded.tuning import server_settings
 
 IS_ROOT = os.geteuid() == 0
 as_root = pytest.mark.skipif(not IS_ROOT, reason="needs root, to run the server as another user")

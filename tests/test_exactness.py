@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from oracle import MemoryStore, contribution
 from test_store import NOW, opened
+from wattstream.domain.devices import DeviceChange
 from wattstream.domain.readings import KINDS, Readings, Stream
 from wattstream.domain.register import EnergyMode, Rules
 from wattstream.domain.units import BUCKET_US, MICRO
 from wattstream.query.window import window_totals
-from wattstream.store.port import DeviceChange, Store
+from wattstream.store.port import Store
 from wattstream.store.postgres import PostgresStore
 
 FIRST = NOW - 4 * BUCKET_US

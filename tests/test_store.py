@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from oracle import MemoryStore
+from wattstream.domain.devices import DeviceChange
 from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
 from wattstream.domain.register import EnergyMode
 from wattstream.domain.units import BUCKET_US, MICRO, bucket_floor
-from wattstream.store.port import DeviceChange, Store, Values, Verdict
+from wattstream.store.port import Store, Values, Verdict
 from wattstream.store.postgres import PostgresStore
 
 NOW = 1_770_631_200 * MICRO  # 2026-02-09T10:00:00Z, a bucket start

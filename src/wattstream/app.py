@@ -14,12 +14,13 @@ from wattstream.domain.errors import OperatorError, WattstreamError
 from wattstream.inputs import openapi
 from wattstream.inputs.http import BATCH_PATH, ONE_PATH, HttpInput, Receive, Scope, Send
 from wattstream.pipeline.ingest import Ingest
+from wattstream.query.queries import Queries
 from wattstream.settings import Settings
 from wattstream.stats import Stats
 from wattstream.store.embedded import EmbeddedPostgres
-from wattstream.store.migrations import migrate
 from wattstream.store.port import Store
 from wattstream.store.postgres import PostgresStore
+from wattstream.store.postgres.migrations import migrate
 from wattstream.web.api import Context, create_api
 
 _PREPARE_EVERY_S = 3600
@@ -76,12 +77,9 @@ class Application:
         )
         self._api = create_api(
             Context(
-                store=store,
+                queries=Queries(store, clock, settings.link_same_id, settings.efficiency_threshold),
                 stats=stats,
-                clock_us=clock,
                 is_full=lambda: self.ingest.is_full,
-                same_id=settings.link_same_id,
-                threshold=settings.efficiency_threshold,
                 ingest_paths=openapi.paths(),
             )
         )

@@ -5,13 +5,16 @@ import sys
 
 import structlog
 
-from wattstream.settings import Settings
 
+def configure_logging(form: str, level_name: str) -> None:
+    """Send all logs to standard error.
 
-def configure_logging(settings: Settings) -> None:
-    """Send all logs to standard error in the form that the settings name."""
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    in_json = settings.log_format == "json"
+    Args:
+        form: "console" or "json".
+        level_name: Least severe level that is shown, such as "info".
+    """
+    level = logging.getLevelNamesMapping()[level_name.upper()]
+    in_json = form == "json"
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from wattstream.domain.errors import WattstreamError
 from wattstream.settings import Settings
-from wattstream.store.binaries import find_binaries
-from wattstream.store.connections import MINIMUM_VERSION
+from wattstream.store.embedded.binaries import find_binaries
+from wattstream.store.postgres.connections import MINIMUM_VERSION
 
 _FREE_BYTES = 1 << 30
 _CLOCK_TOLERANCE_S = 1.0

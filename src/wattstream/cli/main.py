@@ -18,7 +18,7 @@ from wattstream.cli.simulated import simulated_devices
 from wattstream.domain.errors import WattstreamError
 from wattstream.log import configure_logging
 from wattstream.settings import PREFIX, Settings, unit_of
-from wattstream.store.migrations import migrate
+from wattstream.store.postgres.migrations import migrate
 
 _console = Console(stderr=True)
 app = typer.Typer(
@@ -54,7 +54,7 @@ def _root(
 @with_settings()
 def serve_command(settings: Settings) -> None:
     """Run the engine until Ctrl-C or SIGTERM, on the embedded PostgreSQL unless told otherwise."""
-    configure_logging(settings)
+    configure_logging(settings.log_format, settings.log_level)
     with simulated_devices(settings.simulate) as start_devices:
 
         def ready(url: str) -> None:
@@ -70,7 +70,7 @@ def serve_command(settings: Settings) -> None:
 @with_settings("database_url", "data_dir", "postgres_user", "log_format", "log_level")
 def migrate_command(settings: Settings) -> None:
     """Bring the database's schema up to this version; `serve` does so by itself."""
-    configure_logging(settings)
+    configure_logging(settings.log_format, settings.log_level)
     with database(settings) as (conninfo, _):
         applied = migrate(conninfo)
     print(f"Applied: {', '.join(applied)}." if applied else "The schema is up to date.")

@@ -1,4 +1,4 @@
-"""Answers over all devices: statistics, and vehicles whose efficiency is too low."""
+"""Vehicles whose efficiency is too low, over all devices at once."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from wattstream.domain.readings import Stream
 from wattstream.domain.units import DAY_US, bucket_ceil
 from wattstream.query.latest import find
 from wattstream.query.window import window_totals
-from wattstream.store.port import DeviceTotals, Snapshot, Store, StreamStats
+from wattstream.store.port import DeviceTotals, Snapshot, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,6 @@ class Alerts:
     start_us: int
     end_us: int
     alerts: list[LowEfficiency]
-
-
-async def stats(store: Store) -> dict[Stream, StreamStats]:
-    """Return what is held of each stream, never by scanning history."""
-    async with store.snapshot() as snapshot:
-        return {stream: await snapshot.stats(stream) for stream in Stream}
 
 
 def default_start(now_us: int) -> int:

@@ -3,10 +3,11 @@
 import math
 from dataclasses import dataclass
 
+from wattstream.domain.devices import Device
 from wattstream.domain.errors import NotFoundError
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import NEVER_US
-from wattstream.store.port import Device, Latest, Snapshot, Store
+from wattstream.store.port import Latest, Snapshot, Store
 
 
 @dataclass(frozen=True, slots=True)

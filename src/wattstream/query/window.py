@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from wattstream.domain.devices import Device
 from wattstream.domain.readings import KINDS
 from wattstream.domain.register import Steps, contributions, rule_rows
 from wattstream.domain.units import Int64, bucket_ceil, bucket_floor, to_micro
-from wattstream.store.port import Device, RawBucket, Snapshot, Totals
+from wattstream.store.port import RawBucket, Snapshot, Totals
 
 
 def nothing(device: Device) -> Totals:

@@ -9,9 +9,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wattstream.domain.devices import Device, DeviceChange
+from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
 from wattstream.domain.links import Feeds
 from wattstream.domain.readings import Readings, Rejection, Stream
-from wattstream.domain.register import Rules
 from wattstream.domain.units import Float64, Int64
 
 
@@ -44,42 +45,6 @@ class Written:
     verdicts: NDArray[np.int8]
     standing: dict[int, Values] = field(default_factory=dict)
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A device of the registry.
-
-    Attributes:
-        key: Its key inside the store.
-        external_id: The id it reports.
-        fleet: Label, or None.
-        time_zone: IANA name.
-    """
-
-    key: int
-    stream: Stream
-    external_id: str
-    rules: Rules
-    fleet: str | None
-    time_zone: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceChange:
-    """Settings to change; those that are None stay, unless named in `clear`.
-
-    Attributes:
-        clear: Names of attributes to set back to nothing.
-    """
-
-    energy_mode: int | None = None
-    modulus_ukwh: int | None = None
-    rated_w: int | None = None
-    heartbeat_s: int | None = None
-    time_zone: str | None = None
-    fleet: str | None = None
-    clear: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,41 +126,6 @@ class DeviceTotals:
     energy_ukwh: Int64
     suspect_ukwh: Int64
     readings: Int64
-
-
-class DayCount(NamedTuple):
-    """Readings held of one UTC day, `day` as YYYY-MM-DD."""
-
-    day: str
-    readings: int
-
-
-@dataclass(frozen=True, slots=True)
-class StreamStats:
-    """What is held of one stream; times are NEVER_US where nothing is held."""
-
-    devices: int
-    first_at_us: int
-    last_at_us: int
-    days: list[DayCount]
-    rejections: int
-
-
-@dataclass(frozen=True, slots=True)
-class KeptRejection:
-    """A rejection as listed."""
-
-    rejection_id: int
-    rejected_at_us: int
-    rejection: Rejection
-
-
-@dataclass(frozen=True, slots=True)
-class Repair:
-    """What a refresh found."""
-
-    buckets_checked: int
-    buckets_repaired: int
 
 
 class Snapshot(Protocol):

@@ -2,14 +2,15 @@
 
 from zoneinfo import available_timezones
 
+from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.errors import ReadingError
+from wattstream.domain.holdings import KeptRejection, StreamStats
 from wattstream.domain.readings import Stream
 from wattstream.domain.register import EnergyMode
 from wattstream.domain.units import MICRO, NEVER_US, kwh, rfc3339
 from wattstream.query.fleet import Alerts
 from wattstream.query.latest import LiveState
 from wattstream.query.performance import Performance
-from wattstream.store.port import Device, DeviceChange, KeptRejection, StreamStats
 from wattstream.web import models
 
 

@@ -13,11 +13,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 import wattstream
 from wattstream.domain.errors import QueueFullError, ReadingError
 from wattstream.domain.readings import Stream, is_valid_id
-from wattstream.query import fleet
-from wattstream.query.latest import find, live_state
-from wattstream.query.performance import performance
+from wattstream.query.queries import Queries
 from wattstream.stats import Stats
-from wattstream.store.port import Store
 from wattstream.web import answers, models
 from wattstream.web.errors import add_error_handlers
 from wattstream.web.parameters import EndQuery, StartQuery, fraction, time_range
@@ -40,17 +37,13 @@ class Context:
     """What the API answers from.
 
     Attributes:
-        clock_us: The engine's clock, microseconds since 1970.
         is_full: Whether the ingest queue is at its bound.
         ingest_paths: OpenAPI path items of the inputs.
     """
 
-    store: Store
+    queries: Queries
     stats: Stats
-    clock_us: Callable[[], int]
     is_full: Callable[[], bool]
-    same_id: bool
-    threshold: float
     ingest_paths: dict[str, Any]
 
 
@@ -75,7 +68,7 @@ def create_api(context: Context) -> FastAPI:
 
 
 def _add_answers(app: FastAPI, context: Context) -> None:
-    store = context.store
+    queries = context.queries
 
     @app.get(
         "/v1/ingest/status/{type}/{id:path}",
@@ -84,7 +77,7 @@ def _add_answers(app: FastAPI, context: Context) -> None:
         responses={**_UNKNOWN, **_AWAY},
     )
     async def status(type: DeviceType, id: DeviceId) -> models.MeterStatus | models.VehicleStatus:
-        return answers.status(await live_state(store, type, id), context.clock_us())
+        return answers.status(await queries.live_state(type, id), queries.clock_us())
 
     @app.get(
         "/v1/analytics/performance/{vehicleId:path}",
@@ -95,20 +88,12 @@ def _add_answers(app: FastAPI, context: Context) -> None:
     async def vehicle_performance(
         vehicleId: DeviceId, start: StartQuery = None, end: EndQuery = None
     ) -> models.PerformanceAnswer:
-        start_us, end_us = time_range(start, end, context.clock_us())
-        answer = await performance(
-            store,
-            vehicleId,
-            start_us,
-            end_us,
-            same_id=context.same_id,
-            threshold=context.threshold,
-        )
-        return answers.performance(answer)
+        start_us, end_us = time_range(start, end, queries.clock_us())
+        return answers.performance(await queries.performance(vehicleId, start_us, end_us))
 
     @app.get("/v1/analytics/stats", tags=["answers"], summary="What is held", responses={**_AWAY})
     async def stats() -> models.StatsAnswer:
-        return answers.stats(await fleet.stats(store))
+        return answers.stats(await queries.stats())
 
     @app.get(
         "/v1/analytics/alerts",
@@ -122,11 +107,8 @@ def _add_answers(app: FastAPI, context: Context) -> None:
             Query(description="Fraction, or percent where above 1. Default: the setting, 0.85."),
         ] = None,
     ) -> models.AlertsAnswer:
-        limit = fraction(context.threshold if threshold is None else threshold)
-        found = await fleet.low_efficiency(
-            store, context.clock_us(), same_id=context.same_id, threshold=limit
-        )
-        return answers.alerts(found, limit)
+        limit = fraction(queries.threshold if threshold is None else threshold)
+        return answers.alerts(await queries.low_efficiency(limit), limit)
 
     @app.post(
         "/v1/analytics/refresh",
@@ -135,9 +117,9 @@ def _add_answers(app: FastAPI, context: Context) -> None:
         responses={**_BAD, **_AWAY},
     )
     async def refresh(start: StartQuery = None, end: EndQuery = None) -> models.RefreshAnswer:
-        start_us, end_us = time_range(start, end, context.clock_us())
+        start_us, end_us = time_range(start, end, queries.clock_us())
         started = time.perf_counter()
-        repair = await store.refresh(start_us, end_us)
+        repair = await queries.refresh(start_us, end_us)
         return models.RefreshAnswer(
             buckets_checked=repair.buckets_checked,
             buckets_repaired=repair.buckets_repaired,
@@ -146,7 +128,7 @@ def _add_answers(app: FastAPI, context: Context) -> None:
 
 
 def _add_registry(app: FastAPI, context: Context) -> None:
-    store = context.store
+    queries = context.queries
 
     @app.get("/v1/devices", tags=["registry"], summary="List devices", responses={**_BAD, **_AWAY})
     async def devices(
@@ -154,8 +136,7 @@ def _add_registry(app: FastAPI, context: Context) -> None:
         after: Annotated[str, Query(description="`next` of the page before")] = "",
         limit: Limit = 100,
     ) -> models.DevicesAnswer:
-        async with store.snapshot() as snapshot:
-            found = await snapshot.devices(type, after.replace("\0", ""), limit)
+        found = await queries.devices(type, after.replace("\0", ""), limit)
         more = found[-1].external_id if len(found) == limit else None
         return models.DevicesAnswer(devices=[answers.device(d) for d in found], next=more)
 
@@ -166,8 +147,7 @@ def _add_registry(app: FastAPI, context: Context) -> None:
         responses={**_UNKNOWN, **_AWAY},
     )
     async def device(type: DeviceType, id: DeviceId) -> models.DeviceAnswer:
-        async with store.snapshot() as snapshot:
-            return answers.device(await find(snapshot, type, id))
+        return answers.device(await queries.device(type, id))
 
     @app.put(
         "/v1/devices/{type}/{id:path}",
@@ -190,7 +170,7 @@ def _add_registry(app: FastAPI, context: Context) -> None:
                 code="id_invalid",
                 field="id",
             )
-        changed, is_new = await store.change_device(type, id, answers.device_change(settings))
+        changed, is_new = await queries.change_device(type, id, answers.device_change(settings))
         response.status_code = 201 if is_new else 200
         return answers.device(changed)
 
@@ -206,8 +186,7 @@ def _add_registry(app: FastAPI, context: Context) -> None:
         ] = 0,
         limit: Limit = 100,
     ) -> models.RejectionsAnswer:
-        async with store.snapshot() as snapshot:
-            found = await snapshot.rejections(after, limit)
+        found = await queries.rejections(after, limit)
         more = found[-1].rejection_id if len(found) == limit else None
         return models.RejectionsAnswer(
             rejections=[answers.rejection(kept) for kept in found], next=more
@@ -219,7 +198,7 @@ def _add_operations(app: FastAPI, context: Context) -> None:
         "/v1/health", tags=["operations"], summary="Ready to take readings", responses={**_AWAY}
     )
     async def health() -> models.Ready:
-        await context.store.ping()
+        await context.queries.ping()
         if context.is_full():
             raise QueueFullError("The ingest queue is at its bound.")
         return models.Ready(status="ready")

@@ -1,5 +1,7 @@
 """Errors of the API, in the one form that the contract has."""
 
+import json
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException

@@ -11,9 +11,9 @@ from importlib import resources
 from wattstream.domain.readings import KINDS, Stream
 from wattstream.domain.register import RULE_COLUMNS
 from wattstream.domain.rollup import CARRY, bucket_columns, state_columns, sum_columns
-from wattstream.store.arrays import is_time
+from wattstream.store.postgres.arrays import is_time
 
-_FOLDER = resources.files("wattstream.store") / "sql"
+_FOLDER = resources.files("wattstream.store.postgres") / "sql"
 _TYPES = {"int16": "int2", "int32": "int4", "int64": "int8", "float64": "float8"}
 
 
@@ -28,7 +28,7 @@ def migrations() -> list[tuple[int, str, str]]:
 
 
 @cache
-def statements(file: str, stream: Stream | None = None) -> dict[str, bytes]:
+def load(file: str, stream: Stream | None = None) -> dict[str, bytes]:
     """Return the statements of `sql/<file>.sql` by name, filled in for a stream."""
     text = (_FOLDER / f"{file}.sql").read_text(encoding="utf-8")
     parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)

@@ -7,7 +7,7 @@ import psycopg
 
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import Int64
-from wattstream.store import arrays, sql
+from wattstream.store.postgres import arrays, statements
 
 
 class DeviceKeys:
@@ -15,7 +15,7 @@ class DeviceKeys:
 
     def __init__(self, stream: Stream) -> None:
         self._keys: dict[str, int] = {}
-        self._sql = sql.statements("registry", stream)
+        self._sql = statements.load("registry", stream)
 
     def resolve(self, connection: psycopg.Connection[Any], ids: list[str]) -> Int64:
         """Return the key of each id, int64[n]; unknown ones are registered and committed first.

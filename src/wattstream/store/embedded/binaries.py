@@ -17,7 +17,7 @@ from typing import Literal
 import structlog
 
 from wattstream.domain.errors import EmbeddedServerError
-from wattstream.store.account import SHARED_ROOT, Account, open_shared_folder
+from wattstream.store.embedded.account import SHARED_ROOT, Account, open_shared_folder
 
 OLDEST_MAJOR = 15
 _PROGRAMS = ("postgres", "initdb", "pg_ctl")

@@ -9,7 +9,7 @@ import psycopg
 import structlog
 
 from wattstream.domain.errors import StoreUnavailableError
-from wattstream.store import arrays
+from wattstream.store.postgres import arrays
 
 Connection = psycopg.Connection[Any]
 Result = TypeVar("Result")

@@ -14,11 +14,11 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import PGconn, Ping
 
 from wattstream.domain.errors import EmbeddedServerError
-from wattstream.store import cluster as folder
-from wattstream.store.account import Account, server_account
-from wattstream.store.binaries import Binaries, find_binaries, reachable_binaries
-from wattstream.store.postmaster import end_leftover, end_orphans, end_server
-from wattstream.store.server_settings import (
+from wattstream.store.embedded import cluster as folder
+from wattstream.store.embedded.account import Account, server_account
+from wattstream.store.embedded.binaries import Binaries, find_binaries, reachable_binaries
+from wattstream.store.embedded.postmaster import end_leftover, end_orphans, end_server
+from wattstream.store.embedded.tuning import (
     disk_bytes,
     memory_bytes,
     server_settings,

@@ -4,8 +4,8 @@ import psycopg
 import structlog
 
 from wattstream.domain.errors import SchemaError, StoreUnavailableError
-from wattstream.store import sql
-from wattstream.store.connections import APPLICATION_NAME, MINIMUM_VERSION
+from wattstream.store.postgres import statements
+from wattstream.store.postgres.connections import APPLICATION_NAME, MINIMUM_VERSION
 
 _LOCK = 7_300_115_870_001
 _LEDGER = """
@@ -49,7 +49,7 @@ def _migrate(connection: psycopg.Connection) -> list[str]:
         connection.execute(_LEDGER)
         rows = connection.execute("SELECT number, name FROM wattstream_migrations").fetchall()
         applied: dict[int, str] = dict(rows)
-        known = sql.migrations()
+        known = statements.migrations()
         newer = sorted(set(applied) - {number for number, _, _ in known})
         if newer:
             raise SchemaError(

@@ -13,9 +13,9 @@ from pathlib import Path
 import structlog
 
 from wattstream.domain.errors import EmbeddedServerError
-from wattstream.store.account import SHARED_ROOT, Account, open_shared_folder, user_name
-from wattstream.store.binaries import Binaries
-from wattstream.store.postmaster import end_leftover
+from wattstream.store.embedded.account import SHARED_ROOT, Account, open_shared_folder, user_name
+from wattstream.store.embedded.binaries import Binaries
+from wattstream.store.embedded.postmaster import end_leftover
 
 SUPERUSER = "wattstream"
 _OTHER_FOLDER = "choose another folder with WATTSTREAM_DATA_DIR"

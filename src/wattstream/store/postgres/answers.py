@@ -5,22 +5,14 @@ from typing import Any
 import numpy as np
 import psycopg
 
+from wattstream.domain.devices import Device
+from wattstream.domain.holdings import DayCount, KeptRejection, StreamStats
 from wattstream.domain.links import Feeds, Link
 from wattstream.domain.readings import KINDS, Rejection, Stream
 from wattstream.domain.register import EnergyMode, Rules
 from wattstream.domain.units import BUCKET_US, NEVER_US
-from wattstream.store import arrays, sql
-from wattstream.store.port import (
-    DayCount,
-    Device,
-    DeviceTotals,
-    KeptRejection,
-    Latest,
-    RawBucket,
-    StreamStats,
-    Totals,
-    Values,
-)
+from wattstream.store.port import DeviceTotals, Latest, RawBucket, Totals, Values
+from wattstream.store.postgres import arrays, statements
 
 
 class PostgresSnapshot:
@@ -30,7 +22,7 @@ class PostgresSnapshot:
         self._connection = connection
 
     async def _all(self, file: str, name: str, stream: Stream | None, **params: Any) -> list[Any]:
-        statement = sql.statements(file, stream)[name]
+        statement = statements.load(file, stream)[name]
         cursor = await self._connection.execute(statement, params, binary=True)
         return await cursor.fetchall()
 

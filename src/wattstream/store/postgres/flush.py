@@ -14,11 +14,11 @@ import psycopg
 from wattstream.domain.readings import KINDS, Kind, Readings, Stream
 from wattstream.domain.rollup import Runs, advance, state_columns
 from wattstream.domain.units import DAY_US, Bool, Float64, Int64, Rows
-from wattstream.store import arrays, sql
-from wattstream.store.keys import DeviceKeys
-from wattstream.store.partitions import Partitions
 from wattstream.store.port import Values, Verdict, Written
-from wattstream.store.recompute import lock, names_of, write_late
+from wattstream.store.postgres import arrays, statements
+from wattstream.store.postgres.keys import DeviceKeys
+from wattstream.store.postgres.partitions import Partitions
+from wattstream.store.postgres.recompute import lock, names_of, write_late
 
 # Below this many rows one INSERT in a pipeline beats a COPY, which needs round trips of its own.
 _COPY_FROM_ROWS = 400
@@ -33,7 +33,7 @@ class FlushWriter:
 
     def __init__(self, stream: Stream) -> None:
         self._kind: Kind = KINDS[stream]
-        self._sql = sql.statements("flush", stream)
+        self._sql = statements.load("flush", stream)
         self.keys = DeviceKeys(stream)
         self.partitions = Partitions(stream)
 

@@ -11,28 +11,23 @@ import numpy as np
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from wattstream.domain.devices import Device, DeviceChange
+from wattstream.domain.holdings import Repair
 from wattstream.domain.readings import Readings, Rejection, Stream
 from wattstream.domain.register import Rules
 from wattstream.domain.units import DAY_US, bucket_ceil, bucket_floor
-from wattstream.store import arrays, sql
-from wattstream.store.answers import PostgresSnapshot, to_device
-from wattstream.store.connections import (
+from wattstream.store.port import Snapshot, Verdict, Written
+from wattstream.store.postgres import arrays, statements
+from wattstream.store.postgres.answers import PostgresSnapshot, to_device
+from wattstream.store.postgres.connections import (
     APPLICATION_NAME,
     Connection,
     Worker,
     session_sql,
     unavailable,
 )
-from wattstream.store.flush import FlushWriter
-from wattstream.store.port import (
-    Device,
-    DeviceChange,
-    Repair,
-    Snapshot,
-    Verdict,
-    Written,
-)
-from wattstream.store.recompute import lock, rebuild
+from wattstream.store.postgres.flush import FlushWriter
+from wattstream.store.postgres.recompute import lock, rebuild
 
 MAX_RECORD_BYTES = 8192
 _REFRESH_DEVICES = 64
@@ -135,7 +130,7 @@ class PostgresStore:
     def _change(
         self, stream: Stream, external_id: str, change: DeviceChange, connection: Connection
     ) -> tuple[Device, bool]:
-        registry = sql.statements("registry", stream)
+        registry = statements.load("registry", stream)
         name = {"external_id": external_id}
         is_new = connection.execute(registry["device"], name).fetchone() is None
         if is_new:
@@ -160,7 +155,7 @@ class PostgresStore:
                     "heartbeat_s": after.rules.heartbeat_s,
                 }
                 connection.execute(
-                    sql.statements("recompute", stream)["set_rules"], {"device_id": key, **columns}
+                    statements.load("recompute", stream)["set_rules"], {"device_id": key, **columns}
                 )
                 for column, value in columns.items():
                     live[column] = value
@@ -207,7 +202,7 @@ def _refusal(error: psycopg.Error, device: str) -> tuple[str, str]:
 
 
 def _keep(rejections: Sequence[Rejection], rejected_at_us: int, connection: Connection) -> None:
-    statement = sql.statements("rejections")
+    statement = statements.load("rejections")
     counts = Counter((rejection.stream or "", rejection.code) for rejection in rejections)
     with connection.transaction(), connection.cursor() as cursor:
         cursor.executemany(
@@ -236,13 +231,13 @@ def _keep(rejections: Sequence[Rejection], rejected_at_us: int, connection: Conn
 
 def _held_range(stream: Stream, connection: Connection) -> tuple[int, int]:
     """Return the first and last time that history holds; an empty range where it holds none."""
-    statement = sql.statements("recompute", stream)["held_range"]
+    statement = statements.load("recompute", stream)["held_range"]
     row = connection.execute(statement, binary=True).fetchone()
     return (0, -1) if row is None or row[0] is None else (row[0], row[1])
 
 
 def _device_ids(stream: Stream, connection: Connection) -> Any:
-    statement = sql.statements("recompute", stream)["device_ids"]
+    statement = statements.load("recompute", stream)["device_ids"]
     row = connection.execute(statement, binary=True).fetchone()
     return [] if row is None or row[0] is None else row[0]
 

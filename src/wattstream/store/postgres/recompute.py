@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import psycopg
 
+from wattstream.domain.holdings import Repair
 from wattstream.domain.readings import KINDS, Kind, Stream
 from wattstream.domain.register import needs_predecessors
 from wattstream.domain.rollup import (
@@ -22,8 +23,7 @@ from wattstream.domain.rollup import (
     summarize,
 )
 from wattstream.domain.units import BUCKET_US, NEVER_US, Bool, Int64, Rows, bucket_of
-from wattstream.store import arrays, sql
-from wattstream.store.port import Repair
+from wattstream.store.postgres import arrays, statements
 
 Connection = psycopg.Connection[Any]
 
@@ -76,7 +76,7 @@ def _add(connection: Connection, late: Runs) -> None:
         live[name][summary.run[is_open]] += buckets[name][is_open]
     closed = buckets[~is_open]
     if len(closed):
-        statement = sql.statements("flush", stream)["add_buckets"]
+        statement = statements.load("flush", stream)["add_buckets"]
         connection.execute(statement, arrays.params(closed, names_of(closed)))
 
 
@@ -117,7 +117,7 @@ def _recompute_touched(connection: Connection, late: Runs) -> None:
     is_same = is_known & ~_differs(known[index], summary.buckets)
     closed = summary.buckets[~is_open & ~is_same]
     if len(closed):
-        statement = sql.statements("flush", kind.stream)["put_buckets"]
+        statement = statements.load("flush", kind.stream)["put_buckets"]
         connection.execute(statement, arrays.params(closed, names_of(closed)))
 
 
@@ -129,7 +129,7 @@ def empty_rollup(stream: Stream, n: int) -> Rows:
 def _neighbours(connection: Connection, kind: Kind, live: Rows, touched: Int64) -> Rows:
     dtype = rollup_dtype(kind.stream)
     record = connection.execute(
-        sql.statements("recompute", kind.stream)["neighbours"],
+        statements.load("recompute", kind.stream)["neighbours"],
         {
             "device_id": arrays.PgArray(live["device_id"][touched[0]]),
             "bucket_at": arrays.PgArray(touched[1], times=True),
@@ -144,7 +144,7 @@ def _raw_buckets(
 ) -> tuple[Int64, Int64, Int64, Any]:
     """Return the readings of some buckets up to each device's last, as columns."""
     record = connection.execute(
-        sql.statements("recompute", kind.stream)["raw_buckets"],
+        statements.load("recompute", kind.stream)["raw_buckets"],
         {
             "device_id": arrays.PgArray(live["device_id"][wanted[0]]),
             "bucket_at": arrays.PgArray(wanted[1], times=True),
@@ -186,7 +186,7 @@ def lock(connection: Connection, stream: Stream, devices: Int64) -> Rows:
     """Lock the live rows of devices and return them, sorted by device."""
     dtype = live_dtype(stream)
     record = connection.execute(
-        sql.statements("flush", stream)["lock"],
+        statements.load("flush", stream)["lock"],
         {"device_id": arrays.PgArray(devices.astype(np.int32))},
         binary=True,
     ).fetchone()
@@ -205,7 +205,7 @@ def rebuild(
         start_us: A bucket start, or NEVER_US.
         end_us: A bucket start, or the end of int64.
     """
-    statement = sql.statements("recompute", stream)
+    statement = statements.load("recompute", stream)
     limits = {
         "device_id": arrays.PgArray(live["device_id"]),
         "start_at": arrays.time_param(start_us),
@@ -231,7 +231,7 @@ def rebuild(
     if changed.any():
         names = ["device_id", *(name for name, _ in state_columns(stream))]
         connection.execute(
-            sql.statements("flush", stream)["update_live"], arrays.params(live[changed], names)
+            statements.load("flush", stream)["update_live"], arrays.params(live[changed], names)
         )
     is_open = (live["bucket_at"] >= start_us) & (live["bucket_at"] < end_us)
     is_open &= live["bucket_at"] != NEVER_US
@@ -263,7 +263,7 @@ def _carry_before(
     """Return, per device, the two readings before the range as a carry."""
     carry = empty_rollup(stream, len(live))
     record = connection.execute(
-        sql.statements("recompute", stream)["before_range"],
+        statements.load("recompute", stream)["before_range"],
         {**limits, "device_id": arrays.PgArray(live["device_id"])},
         binary=True,
     ).fetchone()
@@ -282,7 +282,7 @@ def _carry_before(
 
 def _replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows) -> int:
     """Make the rollup say `new` where it said `old`; return how many buckets differed."""
-    statement = sql.statements("flush", stream)
+    statement = statements.load("flush", stream)
     wrong = new[~np.isin(_bytes(new), _bytes(old))]
     gone = np.setdiff1d(_names(old), _names(new))
     if len(wrong):

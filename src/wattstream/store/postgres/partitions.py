@@ -8,7 +8,7 @@ from psycopg import sql as compose
 
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import DAY_US, Int64, to_datetime
-from wattstream.store import sql
+from wattstream.store.postgres import statements
 
 DAYS_AHEAD = 2
 _LOCK_TIMEOUT = "5s"
@@ -19,7 +19,7 @@ class Partitions:
 
     def __init__(self, stream: Stream) -> None:
         self._parent = f"{stream}_history"
-        self._sql = sql.statements("partitions")
+        self._sql = statements.load("partitions")
         self._known: set[int] = set()
 
     def ensure(self, connection: psycopg.Connection[Any], at_us: Int64) -> None:

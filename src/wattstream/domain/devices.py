@@ -1,0 +1,42 @@
+"""Devices of the registry and their settings."""
+
+from dataclasses import dataclass
+
+from wattstream.domain.readings import Stream
+from wattstream.domain.register import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device of the registry.
+
+    Attributes:
+        key: Its key inside the store.
+        external_id: The id it reports.
+        fleet: Label, or None.
+        time_zone: IANA name.
+    """
+
+    key: int
+    stream: Stream
+    external_id: str
+    rules: Rules
+    fleet: str | None
+    time_zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceChange:
+    """Settings to change; those that are None stay, unless named in `clear`.
+
+    Attributes:
+        clear: Names of attributes to set back to nothing.
+    """
+
+    energy_mode: int | None = None
+    modulus_ukwh: int | None = None
+    rated_w: int | None = None
+    heartbeat_s: int | None = None
+    time_zone: str | None = None
+    fleet: str | None = None
+    clear: frozenset[str] = frozenset()

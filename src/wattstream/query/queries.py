@@ -1,0 +1,83 @@
+"""All answers of an engine behind one object: the floors above see no store."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wattstream.domain.devices import Device, DeviceChange
+from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
+from wattstream.domain.readings import Stream
+from wattstream.query import fleet, latest
+from wattstream.query.performance import Performance, performance
+from wattstream.store.port import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """What can be asked of an engine; every method raises StoreUnavailableError.
+
+    Attributes:
+        store: Where the readings are.
+        clock_us: The engine's clock, microseconds since 1970.
+        same_id: Whether a meter of the same id counts where no link names either.
+        threshold: Efficiency below this is low, fraction.
+    """
+
+    store: Store
+    clock_us: Callable[[], int]
+    same_id: bool
+    threshold: float
+
+    async def live_state(self, stream: Stream, external_id: str) -> latest.LiveState:
+        """Return the newest reading of a device, or raise NotFoundError."""
+        return await latest.live_state(self.store, stream, external_id)
+
+    async def performance(self, vehicle_id: str, start_us: int, end_us: int) -> Performance:
+        """Return energy and efficiency of a vehicle over [start_us, end_us)."""
+        return await performance(
+            self.store,
+            vehicle_id,
+            start_us,
+            end_us,
+            same_id=self.same_id,
+            threshold=self.threshold,
+        )
+
+    async def low_efficiency(self, threshold: float) -> fleet.Alerts:
+        """Return vehicles below a threshold over the fleet's default window."""
+        return await fleet.low_efficiency(
+            self.store, self.clock_us(), same_id=self.same_id, threshold=threshold
+        )
+
+    async def stats(self) -> dict[Stream, StreamStats]:
+        """Return what is held of each stream, never by scanning history."""
+        async with self.store.snapshot() as snapshot:
+            return {stream: await snapshot.stats(stream) for stream in Stream}
+
+    async def device(self, stream: Stream, external_id: str) -> Device:
+        """Return a device, or raise NotFoundError."""
+        async with self.store.snapshot() as snapshot:
+            return await latest.find(snapshot, stream, external_id)
+
+    async def devices(self, stream: Stream, after: str, limit: int) -> list[Device]:
+        """Return up to `limit` devices with ids above `after`, in code point order."""
+        async with self.store.snapshot() as snapshot:
+            return await snapshot.devices(stream, after, limit)
+
+    async def change_device(
+        self, stream: Stream, external_id: str, change: DeviceChange
+    ) -> tuple[Device, bool]:
+        """Change or make a device; return it, and whether it was made."""
+        return await self.store.change_device(stream, external_id, change)
+
+    async def rejections(self, after: int, limit: int) -> list[KeptRejection]:
+        """Return up to `limit` refused records with ids above `after`, oldest first."""
+        async with self.store.snapshot() as snapshot:
+            return await snapshot.rejections(after, limit)
+
+    async def refresh(self, start_us: int, end_us: int) -> Repair:
+        """Recompute the rollups of [start_us, end_us) and repair what differs."""
+        return await self.store.refresh(start_us, end_us)
+
+    async def ping(self) -> None:
+        """Return when the database answers."""
+        await self.store.ping()
