@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from wattstream.domain.errors import EmbeddedServerError
 from wattstream.store.embedded import EmbeddedPostgres
@@ -17,6 +18,14 @@ from wattstream.store.embedded.binaries import Binaries, find_binaries
 from wattstream.store.postgres.migrations import migrate
 
 _TEMPLATE = "wattstream_template"
+
+# Machines differ in speed; a test is not wrong for being slow.
+settings.register_profile(
+    "default",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("default")
 
 
 def shared_data(name: str) -> Path:

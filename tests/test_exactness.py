@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from oracle import MemoryStore, contribution
@@ -157,9 +157,7 @@ def test_totals_equal_a_recomputation_whatever_the_order(
 
     @settings(
         max_examples=60,
-        deadline=None,
         phases=[phase for phase in Phase if phase is not Phase.shrink],
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
     @given(
         stream=st.sampled_from(Stream),

@@ -1,7 +1,8 @@
 """How errors look over HTTP, the same at every edge."""
 
-import json
 from typing import NamedTuple
+
+import msgspec
 
 from wattstream.domain.errors import (
     ConflictError,
@@ -35,9 +36,9 @@ class Reply(NamedTuple):
     body: bytes
 
 
-def error_body(code: str, message: str, field: str | None = None) -> dict[str, object]:
+def error_body(code: str, message: str, field: str | None = None) -> bytes:
     """Return the body of an error, as the contract has it."""
-    return {"error": {"code": code, "message": message, "field": field}}
+    return msgspec.json.encode({"error": {"code": code, "message": message, "field": field}})
 
 
 def error_reply(error: WattstreamError) -> Reply:
@@ -49,11 +50,10 @@ def error_reply(error: WattstreamError) -> Reply:
     if isinstance(error, RetryLaterError):
         headers["Retry-After"] = str(error.retry_after_s)
     field = error.field if isinstance(error, RequestError) else None
-    body = error_body(error.code, error.message, field)
-    return Reply(status, headers, json.dumps(body, ensure_ascii=False).encode())
+    return Reply(status, headers, error_body(error.code, error.message, field))
 
 
 def internal_error() -> Reply:
     """Return the answer for a bug: nothing of it reaches the client."""
-    body = error_body("internal", "The engine failed; its log says why. Send the request again.")
-    return Reply(500, {}, json.dumps(body).encode())
+    message = "The engine failed; its log says why. Send the request again."
+    return Reply(500, {}, error_body("internal", message))

@@ -3,7 +3,13 @@
 The rule: readings received = stored + duplicates + rejected, always.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _READINGS = (1, 10, 100, 1_000, 5_000, 10_000, 20_000, 50_000, 200_000)
@@ -13,6 +19,7 @@ class Stats:
     """The counters of one engine; every name starts with `wattstream_`."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.received = self._counter("readings_received", "Readings in answered requests.")
         self.stored = self._counter("readings_stored", "Readings stored.", "stream")

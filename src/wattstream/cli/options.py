@@ -55,3 +55,10 @@ def shown_default(name: str) -> str:
         return "yes" if default else "no"
     unit = unit_of(name)
     return f"{default} {unit}" if unit else str(default)
+
+
+def engine_url() -> str:
+    """Return the URL of this machine's engine, as its settings say."""
+    settings = load()
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://{host}:{settings.port}"

@@ -66,11 +66,6 @@ class Part:
     readings: Readings
     index: Int64
 
-    @classmethod
-    def of_one(cls, readings: Readings) -> "Part":
-        """Return the part of a request with a single reading."""
-        return cls(readings, np.zeros(1, np.int64))
-
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
@@ -89,18 +84,31 @@ class Decoded:
     record: Callable[[int], bytes]
 
 
-def decode_one(body: bytes, limits: Limits) -> Readings:
-    """Return the one reading of a body.
+def decode_one(body: bytes, limits: Limits) -> Decoded:
+    """Return the one reading of a body, or why it is refused.
 
     Raises:
         MalformedError: It is not JSON.
-        ReadingError: It breaks a rule.
     """
-    body = body.removeprefix(_BOM)
+    raw = body.removeprefix(_BOM)
+    record: Record | ReadingError
     try:
-        record = _RECORD.decode(body)
+        record = _RECORD.decode(raw)
     except _MALFORMED:
-        record = _loosely(body)
+        try:
+            record = _loosely(raw)
+        except ReadingError as error:
+            record = error
+    try:
+        readings = _one_reading(record, limits)
+    except ReadingError as error:
+        return Decoded(1, [], [_rejection(0, error, record, lambda _: body)], lambda _: body)
+    return Decoded(1, [Part(readings, np.zeros(1, np.int64))], [], lambda _: body)
+
+
+def _one_reading(record: Record | ReadingError, limits: Limits) -> Readings:
+    if isinstance(record, ReadingError):
+        raise record
     kind = kind_of(record)
     external_id, at_us, energy_ukwh, values = checked(record, kind, limits)
     return Readings(
@@ -220,8 +228,9 @@ def _loosely(raw: bytes) -> Record:
     type_ = _text("type", raws["type"])
     kind = kind_of(Record(type_, ids["meterId"], ids["vehicleId"]))
     device = _text(kind.id_key, raws[kind.id_key])
+    about = f" ({kind.stream} {shown(device)})" if device else ""
     numbers = {
-        name: _number(name, raws[name], device)
+        name: _number(name, raws[name], about)
         for name in (kind.energy_key, *(field.key for field in kind.fields))
     }
     texts = {kind.id_key: device, "timestamp": _text("timestamp", raws["timestamp"])}
@@ -240,7 +249,7 @@ def _text(name: str, raw: bytes) -> str | None:
         ) from error
 
 
-def _number(name: str, raw: bytes, about: str | None) -> float | None:
+def _number(name: str, raw: bytes, about: str) -> float | None:
     if raw == b"null":
         return None
     text = raw.decode(errors="replace")
@@ -249,7 +258,7 @@ def _number(name: str, raw: bytes, about: str | None) -> float | None:
     if _DECIMAL.fullmatch(text) is None:
         stem = _stem(name)
         raise ReadingError(
-            f"{name} must be a number or a decimal string, got {shown(raw)}{_of(about)}",
+            f"{name} must be a number or a decimal string, got {shown(raw)}{about}",
             code=f"{stem}_invalid",
             field=name,
         )
@@ -308,7 +317,3 @@ def _rejection(
         except ReadingError:
             pass
     return Rejection(index, error.code, error.message, error.field, raw(index), stream, device)
-
-
-def _of(about: str | None) -> str:
-    return f" ({shown(about)})" if about else ""

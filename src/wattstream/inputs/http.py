@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from wattstream.decode.encoding import decompress
-from wattstream.decode.json import Decoded, Part, decode_array, decode_lines, decode_one
+from wattstream.decode.json import decode_array, decode_lines, decode_one
 from wattstream.decode.records import Limits
 from wattstream.domain.errors import (
     ConflictError,
@@ -95,7 +95,7 @@ class HttpInput:
     async def _answer(self, scope: Scope, receive: Receive) -> Reply:
         if scope["method"] != "POST":
             message = f"{scope['path']} takes POST, got {scope['method']}"
-            return Reply(405, {"Allow": "POST"}, _encode(error_body("method_not_allowed", message)))
+            return Reply(405, {"Allow": "POST"}, error_body("method_not_allowed", message))
         headers = dict(scope["headers"])
         is_batch = scope["path"] == BATCH_PATH
         content_type = headers.get(b"content-type", b"").decode("latin-1")
@@ -144,16 +144,11 @@ class HttpInput:
         return Limits(now_us - self._max_past_us, now_us + self._max_future_us)
 
     async def _one(self, body: bytes) -> Reply:
-        try:
-            readings = decode_one(body, self._limits())
-        except ReadingError as error:
-            rejection = Rejection(0, error.code, error.message, error.field, body)
-            await self._ingest.keep(rejection)
-            raise
-        part = Part.of_one(readings)
-        report = await self._ingest.write(Decoded(1, [part], [], lambda _: body))
+        decoded = decode_one(body, self._limits())
+        report = await self._ingest.write(decoded)
         if report.rejections:
             raise _as_error(report.rejections[0])
+        readings = decoded.parts[0].readings
         answer = {
             "status": "ok",
             "type": readings.stream.value,

@@ -1,7 +1,5 @@
 """Errors of the API, in the one form that the contract has."""
 
-import json
-
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -9,6 +7,8 @@ from starlette.responses import Response
 
 from wattstream.domain.errors import WattstreamError
 from wattstream.replies import Reply, error_body, error_reply, internal_error
+
+_NO_OBJECT = "the body must be a JSON object, sent with Content-Type: application/json"
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -31,7 +31,7 @@ def add_error_handlers(app: FastAPI) -> None:
                 f"{request.url.path} does not take {request.method}; GET / lists what does",
             ),
         }.get(error.status_code, ("bad_request", "the request cannot be read"))
-        reply = Reply(error.status_code, dict(error.headers or {}), _json(code, message, None))
+        reply = Reply(error.status_code, dict(error.headers or {}), error_body(code, message, None))
         return _response(reply)
 
     @app.exception_handler(Exception)
@@ -45,17 +45,13 @@ def _validation_response(error: RequestValidationError) -> Response:
     place, *where = first["loc"]
     field = str(where[0]) if where and isinstance(where[0], str) else None
     if first["type"] == "json_invalid":
-        return _response(Reply(400, {}, _json("malformed_json", "the body is not JSON", None)))
-    text = f"{field or place}: {first['msg']}"
+        return _response(Reply(400, {}, error_body("malformed_json", "the body is not JSON", None)))
+    text = f"{field}: {first['msg']}" if field else _NO_OBJECT
     status, code = {
         "path": (404, "not_found"),
         "query": (400, "parameter_invalid"),
     }.get(str(place), (422, "setting_invalid"))
-    return _response(Reply(status, {}, _json(code, text, field)))
-
-
-def _json(code: str, message: str, field: str | None) -> bytes:
-    return json.dumps(error_body(code, message, field), ensure_ascii=False).encode()
+    return _response(Reply(status, {}, error_body(code, text, field)))
 
 
 def _response(reply: Reply) -> Response:

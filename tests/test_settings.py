@@ -1,0 +1,59 @@
+"""Settings: one table, all problems at once."""
+
+from pathlib import Path
+
+import pytest
+
+from wattstream.domain.errors import SettingsError
+from wattstream.settings import PREFIX, Settings, load
+
+REFERENCE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
+
+
+def test_flags_win_over_the_environment_and_that_over_defaults() -> None:
+    environ = {"WATTSTREAM_PORT": "9000", "WATTSTREAM_HOST": "", "OTHER": "x"}
+    assert load({}, environ).port == 9000
+    assert load({"port": "9001", "host": None}, environ).port == 9001
+    assert load({}, environ).host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("10min", 600), ("2 h", 7200), ("400d", 34560000)],
+)
+def test_durations_are_written_with_units(text: str, seconds: int) -> None:
+    assert load({"max_past": text}, {}).max_past == seconds
+
+
+def test_sizes_are_written_with_units() -> None:
+    assert load({"max_body": "2MiB"}, {}).max_body == 2 * 1024**2
+
+
+def test_every_problem_is_named_at_once_with_what_to_do() -> None:
+    environ = {
+        "WATTSTREAM_PORT": "ninety",
+        "WATTSTREAM_MAX_PAST": "long",
+        "WATTSTREAM_PROT": "9000",
+        "WATTSTREAM_LOG_LEVEL": "loud",
+    }
+    with pytest.raises(SettingsError) as caught:
+        load({}, environ)
+    message = caught.value.message
+    assert "WATTSTREAM_PORT='ninety'" in message
+    assert "WATTSTREAM_MAX_PAST='long'" in message
+    assert "400d" in message
+    assert "did you mean WATTSTREAM_PORT?" in message
+    assert "WATTSTREAM_LOG_LEVEL='loud'" in message
+
+
+def test_a_password_in_a_setting_is_never_shown() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({"database_url": 5}, {})
+    assert "5" not in caught.value.message.splitlines()[1].split(":")[0]
+
+
+def test_every_setting_has_help_and_is_documented() -> None:
+    text = REFERENCE.read_text(encoding="utf-8")
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert f"`{PREFIX}{name.upper()}`" in text, f"{name} is missing in {REFERENCE.name}"
