@@ -16,7 +16,7 @@ FROM (
 ) AS touched
 
 -- name: raw_buckets
--- The readings of some buckets, sorted.
+-- The readings of some buckets, sorted. OFFSET 0, here and below: one index range a row.
 SELECT array_agg(device_id), array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
 FROM (
     SELECT h.*
@@ -26,6 +26,7 @@ FROM (
         WHERE device_id = id AND measured_at >= bucket_at
             AND measured_at < bucket_at + interval '15 minutes'
             AND measured_at BETWEEN %(first_at)s AND %(last_at)s
+        OFFSET 0
     ) AS h
     ORDER BY h.device_id, h.measured_at
 ) AS raw
@@ -39,6 +40,7 @@ FROM (
     LATERAL (
         SELECT * FROM {stream}_history
         WHERE device_id = id AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
+        OFFSET 0
     ) AS h
     ORDER BY h.device_id, h.measured_at
 ) AS raw
@@ -57,9 +59,12 @@ LATERAL (
 SELECT array_agg(device_id), {bucket_aggregates}
 FROM (
     SELECT r.*
-    FROM unnest(%(device_id)s::int4[]) AS u(id)
-    JOIN {stream}_rollup AS r ON r.device_id = u.id
-    WHERE r.bucket_at >= %(start_at)s AND r.bucket_at < %(end_at)s
+    FROM unnest(%(device_id)s::int4[]) AS u(id),
+    LATERAL (
+        SELECT * FROM {stream}_rollup
+        WHERE device_id = id AND bucket_at >= %(start_at)s AND bucket_at < %(end_at)s
+        OFFSET 0
+    ) AS r
     ORDER BY r.device_id, r.bucket_at
 ) AS closed
 
