@@ -2,10 +2,14 @@
 
 import itertools
 import os
+import re
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -13,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from wattstream.domain.errors import EmbeddedServerError
+from wattstream.settings import PREFIX
 from wattstream.store.embedded import EmbeddedPostgres
 from wattstream.store.embedded.binaries import Binaries, find_binaries
 from wattstream.store.postgres.migrations import migrate
@@ -105,3 +110,41 @@ def conninfo(embedded: Server) -> str:
 @pytest.fixture
 def make_database(embedded: Server) -> Callable[[], str]:
     return embedded.make_database
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine in a process of its own.
+
+    Attributes:
+        url: Where it answers.
+        conninfo: Its database.
+    """
+
+    url: str
+    conninfo: str
+
+
+@pytest.fixture
+def engine(conninfo: str) -> Iterator[Engine]:
+    """Run `wattstream serve` on a fresh database."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    command = [sys.executable, "-m", "wattstream", "serve", "--port", "0"]
+    with subprocess.Popen(
+        command,
+        env=environ | {"WATTSTREAM_DATABASE_URL": conninfo},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        log = []
+        for line in process.stderr:
+            log.append(line)
+            if match := re.search(r"http://[\d.]+:\d+", line):
+                break
+        else:
+            pytest.fail("the engine did not start: " + "".join(log))
+        yield Engine(match[0], conninfo)
+        process.terminate()
+        process.stderr.read()
+        assert process.wait(timeout=30) == 0

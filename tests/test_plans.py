@@ -1,0 +1,147 @@
+"""No answer and no flush scans history: its plans touch a day or two, by primary key."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+
+from wattstream.domain.readings import KINDS, Readings, Stream
+from wattstream.domain.units import BUCKET_US, DAY_US, MICRO, bucket_floor
+from wattstream.store.postgres import arrays, statements
+from wattstream.store.postgres.connections import session_sql
+from wattstream.store.postgres.flush import FlushWriter
+
+DAYS, DEVICES = 20, 50
+NOW = 1_770_631_200 * MICRO
+
+
+@pytest.fixture(scope="module")
+def connection(request: pytest.FixtureRequest) -> Iterator[psycopg.Connection[Any]]:
+    """A database with some weeks of history, its statistics made when it was half full."""
+    conninfo = request.getfixturevalue("embedded").make_database()
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(session_sql(lane=True))
+        arrays.register(connection)
+        for stream in Stream:
+            writer = FlushWriter(stream)
+            for half in (range(DAYS // 2), range(DAYS // 2, DAYS)):
+                for day in half:
+                    writer.write(connection, day_of_readings(stream, day), NOW)
+                if 0 in half:
+                    connection.execute("ANALYZE")
+        yield connection
+
+
+def day_of_readings(stream: Stream, day: int) -> Readings:
+    minutes = np.tile(np.arange(0, 1440, 10), DEVICES)
+    n = len(minutes)
+    return Readings(
+        stream,
+        [f"D{i // 144}" for i in range(n)],
+        NOW - (DAYS - day) * DAY_US + minutes * 60 * MICRO,
+        np.arange(n),
+        np.full((n, len(KINDS[stream].fields)), 20.0),
+    )
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def plan_of(
+    connection: psycopg.Connection[Any], file: str, name: str, stream: Stream, **params: object
+) -> list[dict[str, Any]]:
+    statement = statements.load(file, stream)[name]
+    row = connection.execute(b"EXPLAIN (FORMAT JSON) " + statement, params).fetchone()
+    assert row is not None
+    plan = row[0] if isinstance(row[0], list) else json.loads(row[0])
+    return list(nodes(plan[0]["Plan"]))
+
+
+def keys(*values: int) -> arrays.PgArray:
+    return arrays.PgArray(np.array(values, np.int32))
+
+
+def times(*values: int) -> arrays.PgArray:
+    return arrays.PgArray(np.array(values), times=True)
+
+
+BUCKET = bucket_floor(NOW - 3 * 3600 * MICRO)
+BOUNDS = {
+    "first_at": arrays.time_param(BUCKET),
+    "last_at": arrays.time_param(BUCKET + BUCKET_US),
+}
+RANGE = {
+    "start_at": arrays.time_param(BUCKET),
+    "end_at": arrays.time_param(BUCKET + BUCKET_US),
+}
+CASES: list[tuple[str, str, dict[str, object]]] = [
+    ("answers", "latest", {"device_id": 1}),
+    ("answers", "totals", {"device_id": 1, **RANGE}),
+    ("answers", "raw_bucket", {"device_id": 1, **RANGE}),
+    ("answers", "carry", {"device_id": 1, **RANGE}),
+    ("answers", "fleet_totals", RANGE),
+    ("answers", "device_count", {}),
+    ("answers", "days", {}),
+    ("answers", "rejection_count", {}),
+    ("registry", "device", {"external_id": "D1"}),
+    ("registry", "devices", {"after": "", "limit": 10}),
+    ("flush", "lock", {"device_id": keys(1, 2, 3)}),
+    (
+        "flush",
+        "existing",
+        {"device_id": keys(1, 2), "measured_at": times(BUCKET, BUCKET), **BOUNDS},
+    ),
+    ("recompute", "neighbours", {"device_id": keys(1), "bucket_at": times(BUCKET)}),
+    ("recompute", "raw_buckets", {"device_id": keys(1), "bucket_at": times(BUCKET), **BOUNDS}),
+    ("recompute", "raw_range", {"device_id": keys(1, 2), **RANGE}),
+    ("recompute", "closed_range", {"device_id": keys(1, 2), **RANGE}),
+]
+
+
+@pytest.mark.parametrize("stream", Stream)
+@pytest.mark.parametrize(("file", "name", "params"), CASES, ids=[case[1] for case in CASES])
+def test_history_and_rollups_are_read_by_key_and_day(
+    connection: psycopg.Connection[Any],
+    file: str,
+    name: str,
+    params: dict[str, object],
+    stream: Stream,
+) -> None:
+    plan = plan_of(connection, file, name, stream, **params)
+    large = [
+        node
+        for node in plan
+        if "_history" in node.get("Relation Name", "") or "_rollup" in node.get("Relation Name", "")
+    ]
+    partitions = {node["Relation Name"] for node in large if "_history" in node["Relation Name"]}
+    assert len(partitions) <= 2
+    for node in large:
+        assert node["Node Type"] in ("Index Scan", "Index Only Scan"), node
+        assert "device_id" in node["Index Cond"], node
+    if name in ("raw_bucket", "existing", "raw_buckets", "raw_range"):
+        assert partitions
+
+
+@pytest.mark.parametrize("stream", Stream)
+def test_readings_are_looked_up_one_by_one_whatever_the_statistics_say(
+    connection: psycopg.Connection[Any], stream: Stream
+) -> None:
+    at = np.arange(NOW - DAY_US, NOW, 10 * 60 * MICRO)
+    plan = plan_of(
+        connection,
+        "flush",
+        "existing",
+        stream,
+        device_id=keys(*([1] * len(at))),
+        measured_at=times(*at),
+        first_at=arrays.time_param(int(at[0])),
+        last_at=arrays.time_param(int(at[-1])),
+    )
+    (loop,) = (node for node in plan if node["Node Type"] == "Nested Loop")
+    assert loop["Plans"][0]["Node Type"] == "Function Scan"
