@@ -49,7 +49,8 @@ def _root(
 @app.command(
     "serve",
     epilog="Examples:  wattstream serve  ·  wattstream serve --port 9000 --simulate 100  ·  "
-    "WATTSTREAM_DATABASE_URL=postgresql://… wattstream serve",
+    "WATTSTREAM_DATABASE_URL=postgresql://… wattstream serve.  "
+    "Each flag is also a variable: --max-past is WATTSTREAM_MAX_PAST.",
 )
 @with_settings()
 def serve_command(settings: Settings) -> None:

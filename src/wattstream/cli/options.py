@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wattstream.settings import PREFIX, Settings, load, unit_of
+from wattstream.settings import Settings, load, unit_of
 
 
 def with_settings(*names: str) -> Callable[[Callable[[Settings], None]], Callable[..., None]]:
@@ -37,12 +37,12 @@ def with_settings(*names: str) -> Callable[[Callable[[Settings], None]], Callabl
 def _annotation(name: str) -> Any:
     field = Settings.model_fields[name]
     unit = unit_of(name)
-    help_text = f"{field.description} [{PREFIX}{name.upper()}; default: {shown_default(name)}]"
+    help_text = f"{field.description} Default: {shown_default(name)}."
     flag = "--" + name.replace("_", "-")
     if field.annotation is bool:
         return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text)]
     return Annotated[
-        str | None, typer.Option(flag, help=help_text, metavar=(unit or "TEXT").upper())
+        str | None, typer.Option(flag, help=help_text, metavar=(unit or name).upper())
     ]
 
 

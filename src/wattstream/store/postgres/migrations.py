@@ -34,7 +34,21 @@ def migrate(conninfo: str) -> list[str]:
         ) as connection:
             return _migrate(connection)
     except psycopg.OperationalError as error:
-        raise StoreUnavailableError(f"Cannot reach PostgreSQL: {error}".strip()) from error
+        raise StoreUnavailableError(
+            f"PostgreSQL does not answer: {str(error).strip()}\n"
+            "Start that server or mend WATTSTREAM_DATABASE_URL; unset it to use the embedded one."
+        ) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SchemaError(
+            f"PostgreSQL refuses to set up the schema: {error.diag.message_primary}. "
+            "Grant the engine's user CREATE on the schema, or make it the database's owner."
+        ) from error
+    except psycopg.ProgrammingError as error:
+        # Its text may hold parts of the URL, and with them a password.
+        raise SchemaError(
+            "WATTSTREAM_DATABASE_URL cannot be used; write it as "
+            "postgresql://user:password@host:5432/database"
+        ) from error
 
 
 def _migrate(connection: psycopg.Connection) -> list[str]:
