@@ -41,9 +41,7 @@ def _annotation(name: str) -> Any:
     flag = "--" + name.replace("_", "-")
     if field.annotation is bool:
         return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text)]
-    return Annotated[
-        str | None, typer.Option(flag, help=help_text, metavar=(unit or name).upper())
-    ]
+    return Annotated[str | None, typer.Option(flag, help=help_text, metavar=(unit or name).upper())]
 
 
 def shown_default(name: str) -> str:

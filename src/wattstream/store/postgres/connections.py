@@ -1,6 +1,7 @@
 """Connections to PostgreSQL: how each is set up, and threads that own one each."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ Result = TypeVar("Result")
 APPLICATION_NAME = "wattstream"
 MINIMUM_VERSION = 150000
 _ATTEMPTS = 6
+_LOG_EVERY_S = 10.0
 _RETRIED = (
     psycopg.errors.SerializationFailure,
     psycopg.errors.DeadlockDetected,
@@ -108,9 +110,26 @@ class Worker:
             self._connection = None
 
 
+class _OutageLog:
+    """Says that the database is away once in a while, however many requests find out."""
+
+    def __init__(self) -> None:
+        self._due_s = 0.0
+
+    def warn(self, error: BaseException) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._due_s:
+            self._due_s = now_s + _LOG_EVERY_S
+            reason, detail = type(error).__name__, str(error).strip()
+            _log.warning("Database does not answer; clients get 503", reason=reason, detail=detail)
+
+
+_outage_log = _OutageLog()
+
+
 def unavailable(error: BaseException) -> StoreUnavailableError:
     """Translate a driver's error; its text goes to the log, never to a client."""
-    _log.warning("Database does not answer", reason=type(error).__name__, detail=str(error).strip())
+    _outage_log.warn(error)
     return StoreUnavailableError(
         "The database does not answer; nothing of this request was acknowledged. Send it again."
     )

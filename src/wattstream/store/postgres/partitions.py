@@ -64,7 +64,8 @@ class Partitions:
                     connection.execute(compose.SQL(self._sql[step].decode()).format(**names))
 
     def _exists(self, connection: psycopg.Connection[Any], partition: str) -> bool:
-        row = connection.execute(self._sql["exists"], {"partition": partition}).fetchone()
+        names = {"parent": self._parent, "partition": partition}
+        row = connection.execute(self._sql["exists"], names).fetchone()
         return bool(row and row[0])
 
 

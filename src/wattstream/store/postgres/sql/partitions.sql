@@ -2,14 +2,14 @@
 SELECT pg_advisory_xact_lock(hashtext('wattstream partitions'))
 
 -- name: exists
-SELECT to_regclass(%(partition)s) IS NOT NULL
+-- Asked of the catalog's rows: to_regclass may answer from a cache older than the lock.
+SELECT EXISTS (
+    SELECT FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    WHERE inhparent = %(parent)s::regclass AND relname = %(partition)s
+)
 
 -- name: create
 CREATE TABLE {partition} (LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)
 
 -- name: attach
 ALTER TABLE {parent} ATTACH PARTITION {partition} FOR VALUES FROM ({start}) TO ({stop})
-
--- name: days
-SELECT right(inhrelid::regclass::text, 8) FROM pg_inherits
-WHERE inhparent = to_regclass(%(parent)s)
