@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from wattstream.domain.devices import Device
 from wattstream.domain.errors import NotFoundError
-from wattstream.domain.readings import Stream
+from wattstream.domain.readings import Stream, is_valid_id
 from wattstream.domain.units import NEVER_US
 from wattstream.store.port import Latest, Snapshot, Store
 
@@ -31,7 +31,9 @@ async def find(snapshot: Snapshot, stream: Stream, external_id: str) -> Device:
     Raises:
         NotFoundError: It was never seen.
     """
-    device = await snapshot.device(stream, external_id)
+    # What no device can report is not asked for: PostgreSQL refuses a zero byte, for one.
+    is_possible = is_valid_id(external_id)
+    device = await snapshot.device(stream, external_id) if is_possible else None
     if device is None:
         raise NotFoundError(f"no {stream} {external_id!r} was ever seen", code=f"{stream}_unknown")
     return device

@@ -1,0 +1,108 @@
+"""The served OpenAPI file agrees with the contract and with what the engine answers."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import load_all_checks, not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from conftest import Engine
+
+# The contract's table, as far as it is served.
+CONTRACT = {
+    ("post", "/v1/ingest"): {200, 201, 400, 409, 413, 415, 422, 503},
+    ("post", "/v1/ingest/batch"): {201, 207, 400, 413, 415, 422, 503},
+    ("get", "/v1/ingest/status/{type}/{id}"): {200, 404, 503},
+    ("get", "/v1/analytics/performance/{vehicleId}"): {200, 400, 404, 503},
+    ("get", "/v1/analytics/stats"): {200, 503},
+    ("get", "/v1/analytics/alerts"): {200, 400, 503},
+    ("post", "/v1/analytics/refresh"): {200, 400, 503},
+    ("get", "/v1/devices"): {200, 400, 503},
+    ("get", "/v1/devices/{type}/{id}"): {200, 404, 503},
+    ("put", "/v1/devices/{type}/{id}"): {200, 201, 400, 404, 422, 503},
+    ("get", "/v1/rejections"): {200, 400, 503},
+    ("get", "/v1/health"): {200, 503},
+    ("get", "/v1/health/live"): {200},
+    ("get", "/metrics"): {200},
+    ("get", "/"): {200},
+}
+METHODS = ["get", "post", "put", "delete", "patch"]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+
+
+def test_every_endpoint_and_status_of_the_contract_is_documented(engine: Engine) -> None:
+    document = httpx.get(f"{engine.url}/openapi.json").json()
+    documented = {
+        (method, path): {int(status) for status in operation["responses"]}
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+    }
+    assert documented == CONTRACT
+    assert document["openapi"].startswith("3.1")
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_no_request_gets_an_undocumented_answer_or_a_server_error(
+    engine: Engine, mode: GenerationMode
+) -> None:
+    load_all_checks()
+    schema = schemathesis.openapi.from_url(f"{engine.url}/openapi.json")
+    tried = 0
+    for operation in operations(schema):
+        strategy = operation.as_strategy(generation_mode=mode)
+
+        @settings(
+            max_examples=20,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+            database=None,
+        )
+        @given(strategy)
+        def check(case: schemathesis.Case) -> None:
+            nonlocal tried
+            tried += 1
+            case.call_and_validate(checks=CHECKS)
+
+        if not (mode is GenerationMode.NEGATIVE and is_without_input(operation)):
+            check()
+    assert tried > 100
+
+
+def operations(schema: schemathesis.BaseSchema) -> Iterator[schemathesis.APIOperation]:
+    for found in schema.get_all_operations():
+        yield found.ok()
+
+
+def is_without_input(operation: schemathesis.APIOperation) -> bool:
+    """Return whether nothing about a request can be wrong."""
+    return not list(operation.iter_parameters()) and not operation.body
+
+
+@given(
+    st.sampled_from(sorted(CONTRACT)), st.sampled_from(["get", "post", "put", "delete", "patch"])
+)
+@settings(suppress_health_check=list(HealthCheck))
+def test_a_method_that_is_not_documented_is_refused(
+    engine: Engine, known: tuple[str, str], method: str
+) -> None:
+    path = known[1].replace("{type}", "meter").replace("{id}", "x").replace("{vehicleId}", "x")
+    if (method, known[1]) not in CONTRACT:
+        answer = httpx.request(method, engine.url + path)
+        assert answer.status_code == 405
+        assert answer.headers["Allow"]
