@@ -119,7 +119,7 @@ def test_columns_agree_with_one_reading_at_a_time(
 
 
 def test_efficiency_is_a_ratio_and_never_guessed() -> None:
-    assert efficiency(125_200_000, 150_300_000) == 125.2 / 150.3
+    assert efficiency(125_200_000, 150_300_000) == 125_200_000 / 150_300_000
     assert efficiency(0, 10) == 0
     assert efficiency(5, 0) is None
     assert efficiency(5, None) is None

@@ -186,7 +186,9 @@ def test_a_second_start_is_quick_and_a_stop_leaves_nothing_behind(folder: Path) 
         assert httpx.get(f"{second.url}/v1/health").json() == {"status": "ready"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_stop_under_load_keeps_every_acknowledged_reading(
     folder: Path, number: signal.Signals
 ) -> None:
@@ -216,6 +218,7 @@ def test_a_killed_engine_loses_nothing_acknowledged(folder: Path) -> None:
     assert servers_of(folder) == []
 
 
+@pytest.mark.slow
 def test_a_killed_postgres_is_started_again_and_nothing_acknowledged_is_lost(folder: Path) -> None:
     with serving(folder) as engine:
         load = Load(engine.url, clients=2)
