@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import psycopg
+import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from wattstream.domain.devices import Device, DeviceChange
@@ -31,6 +32,8 @@ from wattstream.store.postgres.recompute import lock, rebuild
 
 MAX_RECORD_BYTES = 8192
 _REFRESH_DEVICES = 64
+
+_log = structlog.get_logger()
 
 
 class PostgresStore:
@@ -198,6 +201,7 @@ def _refusal(error: psycopg.Error, device: str) -> tuple[str, str]:
             "too_many_readings",
             f"a device may have at most 9,000 readings in a quarter-hour, got more ({device})",
         )
+    _log.warning("A reading was refused", device=device, detail=error.diag.message_primary)
     return "refused_by_database", f"the database refused this reading ({device})"
 
 
