@@ -349,5 +349,6 @@ def test_a_database_that_is_away_is_503_and_back_again(
     assert api.get("/v1/health/live").is_success
     server.start()
     assert api.post(METER).status_code == 200
-    assert api.get("/v1/ingest/status/meter/M1").is_success
+    for _ in range(12):
+        assert api.get("/v1/ingest/status/meter/M1").is_success
     api.close()

@@ -25,6 +25,10 @@ def test_durations_are_written_with_units(text: str, seconds: int) -> None:
     assert load({"max_past": text}, {}).max_past == seconds
 
 
+def test_variables_of_the_tests_are_no_settings() -> None:
+    assert load({}, {"WATTSTREAM_TEST_DATA": "/somewhere"}).port == 8000
+
+
 def test_sizes_are_written_with_units() -> None:
     assert load({"max_body": "2MiB"}, {}).max_body == 2 * 1024**2
 

@@ -5,8 +5,10 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import numpy as np
+import psycopg
 import pytest
 
+from conftest import Server
 from oracle import MemoryStore
 from wattstream.domain.devices import DeviceChange
 from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
@@ -14,6 +16,7 @@ from wattstream.domain.register import EnergyMode
 from wattstream.domain.units import BUCKET_US, MICRO, bucket_floor
 from wattstream.store.port import Store, Values, Verdict
 from wattstream.store.postgres import PostgresStore
+from wattstream.store.postgres.connections import Worker
 
 NOW = 1_770_631_200 * MICRO  # 2026-02-09T10:00:00Z, a bucket start
 MINUTE = 60 * MICRO
@@ -256,6 +259,21 @@ def test_what_was_refused_is_kept(run: Callable[[Test], None]) -> None:
         assert stats.rejections == 1
 
     run(test)
+
+
+def test_a_commit_waits_for_the_disk_whatever_the_role_says(embedded: Server) -> None:
+    conninfo = embedded.make_database()
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        name = connection.info.dbname
+        connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off".encode())
+
+    async def main() -> None:
+        worker = Worker(conninfo, "test")
+        row = await worker.run(lambda lane: lane.execute("SHOW synchronous_commit").fetchone())
+        assert row == ("on",)
+        await worker.close()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("size", [1, 399, 400, 5000])

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -173,13 +175,7 @@ async def _listen(
         timeout_graceful_shutdown=settings.shutdown_grace,
     )
     server = _Server(config)
-    try:
-        sockets = [config.bind_socket()]
-    except SystemExit as error:
-        raise OperatorError(
-            f"Cannot listen on {settings.host}:{settings.port}: another program may hold the "
-            "port. Choose another one with --port or WATTSTREAM_PORT."
-        ) from error
+    sockets = [_bound_socket(settings.host, settings.port)]
     serving = asyncio.create_task(server.serve(sockets))
     stopping = asyncio.create_task(stop.wait())
     while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event
@@ -196,6 +192,24 @@ async def _listen(
     server.force_exit = not serving.done()
     again.cancel()
     await serving
+
+
+def _bound_socket(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        remedy = (
+            "Another program holds the port: choose another with --port or WATTSTREAM_PORT."
+            if error.errno == errno.EADDRINUSE
+            else "Choose an address of this machine with --host or WATTSTREAM_HOST."
+        )
+        raise OperatorError(
+            f"Cannot listen on {host}:{port}: {error.strerror}. {remedy}"
+        ) from error
+    return listener
 
 
 async def _watch(embedded: EmbeddedPostgres | None) -> None:

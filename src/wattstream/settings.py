@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from wattstream.domain.errors import SettingsError
 
 PREFIX = "WATTSTREAM_"
+_TEST_PREFIX = "WATTSTREAM_TEST_"
 _SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
 _BYTES = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 
@@ -118,7 +119,7 @@ def load(
     problems: list[str] = []
     for variable, value in environ.items():
         name = variable.removeprefix(PREFIX).lower()
-        if not variable.startswith(PREFIX) or value == "":
+        if not variable.startswith(PREFIX) or variable.startswith(_TEST_PREFIX) or value == "":
             continue
         if name in Settings.model_fields:
             values[name] = value

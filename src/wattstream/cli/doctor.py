@@ -4,18 +4,20 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from wattstream.domain.errors import WattstreamError
 from wattstream.settings import Settings
 from wattstream.store.embedded.binaries import find_binaries
-from wattstream.store.postgres.connections import MINIMUM_VERSION
+from wattstream.store.postgres.connections import MINIMUM_VERSION, reason_of
 
 _FREE_BYTES = 1 << 30
 _CLOCK_TOLERANCE_S = 1.0
@@ -38,10 +40,11 @@ def doctor(settings: Settings) -> None:
     failed = 0
     for name, check in checks:
         try:
-            console.print(f"[green]✓[/] {name}: {check(settings)}", highlight=False)
+            mark, words = "[green]✓[/]", check(settings)
         except (_ProblemError, WattstreamError) as problem:
             failed += 1
-            console.print(f"[red]✗[/] {name}: {problem}", highlight=False)
+            mark, words = "[red]✗[/]", str(problem)
+        console.print(f"{mark} {name}: {escape(words)}", highlight=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
     console.print("All is well: `wattstream serve` will start.")
@@ -56,20 +59,31 @@ def _postgres(settings: Settings) -> str:
         found = find_binaries()
         version = ".".join(map(str, found.version))
         return f"embedded, {version} from {found.origin} ({found.bin_dir})"
-    try:
-        with psycopg.connect(settings.database_url, connect_timeout=5) as connection:
-            version_number = connection.info.server_version
-    except psycopg.Error as error:
-        reason = str(error).strip().splitlines()[0]
-        raise _ProblemError(
-            f"WATTSTREAM_DATABASE_URL does not answer: {reason}. Start that server, mend the "
-            "URL, or unset it to use the embedded one."
-        ) from error
+    with _connected(settings.database_url) as connection:
+        version_number = connection.info.server_version
     if version_number < MINIMUM_VERSION:
         raise _ProblemError(
             f"15 or newer is needed, the server is {version_number // 10000}. Upgrade it."
         )
     return f"{version_number // 10000}.{version_number % 10000}, by WATTSTREAM_DATABASE_URL"
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[psycopg.Connection]:
+    """Connect to the database that the settings name."""
+    try:
+        with psycopg.connect(url, connect_timeout=5) as connection:
+            yield connection
+    except psycopg.OperationalError as error:
+        raise _ProblemError(
+            f"WATTSTREAM_DATABASE_URL does not answer: {reason_of(error)}. Start that server, "
+            "mend the URL, or unset it to use the embedded one."
+        ) from error
+    except psycopg.ProgrammingError as error:
+        raise _ProblemError(
+            "WATTSTREAM_DATABASE_URL cannot be used; write it as "
+            "postgresql://user:password@host:5432/database"
+        ) from error
 
 
 def _folder(settings: Settings) -> str:
@@ -120,7 +134,7 @@ def _clock(settings: Settings) -> str:
     """Compare the machine's clock with the database's, or with the newest file of the system."""
     now = datetime.now(UTC)
     if settings.database_url is not None:
-        with psycopg.connect(settings.database_url, connect_timeout=5) as connection:
+        with _connected(settings.database_url) as connection:
             row = connection.execute("SELECT clock_timestamp()").fetchone()
         assert row is not None  # noqa: S101 - a SELECT of one value has one row
         off_s = abs((row[0] - datetime.now(UTC)).total_seconds())

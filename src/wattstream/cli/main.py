@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 import uvloop
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import wattstream
 from wattstream.app import database, serve
-from wattstream.cli import replay, simulate
+from wattstream.cli import bench, replay, simulate
 from wattstream.cli.doctor import doctor
 from wattstream.cli.options import shown_default, with_settings
 from wattstream.cli.simulated import simulated_devices
@@ -98,6 +99,7 @@ app.command("doctor", epilog="Example:  wattstream doctor")(
 )
 app.command("simulate", epilog=simulate.EXAMPLES)(simulate.simulate)
 app.command("replay", epilog=replay.EXAMPLES)(replay.replay)
+app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
 
 
 def run() -> None:
@@ -105,7 +107,8 @@ def run() -> None:
     try:
         app()
     except WattstreamError as error:
-        _console.print(f"[bold red]Error:[/] {error.message}", highlight=False, markup=True)
+        message = escape(error.message)
+        _console.print(f"[bold red]Error:[/] {message}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

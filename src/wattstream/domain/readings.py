@@ -1,6 +1,6 @@
 """What a reading is: the two streams, their fields and limits, and readings as columns.
 
-A new field is added here, in one migration and in nothing else.
+CONTRIBUTING.md tells what a new field touches besides this file.
 """
 
 import enum

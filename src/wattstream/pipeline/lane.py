@@ -83,8 +83,8 @@ class Lane:
         """
         if self.is_full:
             raise QueueFullError(
-                f"More than {self._queue_readings} {self._stream} readings wait for their commit; "
-                "nothing of this request was taken. Send it again later."
+                f"More than {self._queue_readings} {self._stream} readings wait for their commit, "
+                "so this request was not taken whole. Send it again later; nothing counts twice."
             )
         request = _Request(readings)
         request.pieces = self._batcher.add(request, readings)

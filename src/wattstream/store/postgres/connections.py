@@ -1,6 +1,7 @@
 """Connections to PostgreSQL: how each is set up, and threads that own one each."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import psycopg
 import structlog
 
-from wattstream.domain.errors import StoreUnavailableError
+from wattstream.domain.errors import SchemaError, StoreUnavailableError
 from wattstream.store.postgres import arrays
 
 Connection = psycopg.Connection[Any]
@@ -34,7 +35,13 @@ _SESSION = {
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "60s",
 }
-_LANE_SESSION = {**_SESSION, "enable_hashjoin": "off", "enable_mergejoin": "off"}
+# A 2xx rests on synchronous_commit, whatever a role's own settings say.
+_LANE_SESSION = {
+    **_SESSION,
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "synchronous_commit": "on",
+}
 
 _log = structlog.get_logger()
 
@@ -84,6 +91,8 @@ class Worker:
                     attempt=attempt,
                     reason=type(error).__name__,
                 )
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise no_privilege(error) from error
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 self._disconnect()
                 raise unavailable(error) from error
@@ -110,6 +119,20 @@ class Worker:
             self._connection = None
 
 
+def no_privilege(error: psycopg.Error) -> SchemaError:
+    """Return the error for a role that may not do what the engine needs."""
+    return SchemaError(
+        f"PostgreSQL refuses: {error.diag.message_primary}. Grant the engine's user CREATE on "
+        "the schema and let it own its tables; owning the database is the simple way."
+    )
+
+
+def reason_of(error: BaseException) -> str:
+    """Return a driver's words for a failed connection, without what may be part of a URL."""
+    text = " ".join(str(error).split())
+    return re.sub(r"""(["'])[^"']*@[^"']*\1""", "(hidden)", text)
+
+
 class _OutageLog:
     """Says that the database is away once in a while, however many requests find out."""
 
@@ -120,7 +143,7 @@ class _OutageLog:
         now_s = time.monotonic()
         if now_s >= self._due_s:
             self._due_s = now_s + _LOG_EVERY_S
-            reason, detail = type(error).__name__, str(error).strip()
+            reason, detail = type(error).__name__, reason_of(error)
             _log.warning("Database does not answer; clients get 503", reason=reason, detail=detail)
 
 

@@ -5,7 +5,12 @@ import structlog
 
 from wattstream.domain.errors import SchemaError, StoreUnavailableError
 from wattstream.store.postgres import statements
-from wattstream.store.postgres.connections import APPLICATION_NAME, MINIMUM_VERSION
+from wattstream.store.postgres.connections import (
+    APPLICATION_NAME,
+    MINIMUM_VERSION,
+    no_privilege,
+    reason_of,
+)
 
 _LOCK = 7_300_115_870_001
 _LEDGER = """
@@ -35,14 +40,11 @@ def migrate(conninfo: str) -> list[str]:
             return _migrate(connection)
     except psycopg.OperationalError as error:
         raise StoreUnavailableError(
-            f"PostgreSQL does not answer: {str(error).strip()}\n"
+            f"PostgreSQL does not answer: {reason_of(error)}.\n"
             "Start that server or mend WATTSTREAM_DATABASE_URL; unset it to use the embedded one."
         ) from error
     except psycopg.errors.InsufficientPrivilege as error:
-        raise SchemaError(
-            f"PostgreSQL refuses to set up the schema: {error.diag.message_primary}. "
-            "Grant the engine's user CREATE on the schema, or make it the database's owner."
-        ) from error
+        raise no_privilege(error) from error
     except psycopg.ProgrammingError as error:
         # Its text may hold parts of the URL, and with them a password.
         raise SchemaError(

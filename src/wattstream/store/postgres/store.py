@@ -13,6 +13,7 @@ import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from wattstream.domain.devices import Device, DeviceChange
+from wattstream.domain.errors import StoreUnavailableError
 from wattstream.domain.holdings import Repair
 from wattstream.domain.readings import Readings, Rejection, Stream
 from wattstream.domain.register import Rules
@@ -32,6 +33,7 @@ from wattstream.store.postgres.recompute import lock, rebuild
 
 MAX_RECORD_BYTES = 8192
 _REFRESH_DEVICES = 64
+_AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
 
 _log = structlog.get_logger()
 
@@ -81,8 +83,8 @@ class PostgresStore:
         try:
             async with self._pool.connection() as connection, connection.transaction():
                 yield PostgresSnapshot(connection)
-        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
-            raise unavailable(error) from error
+        except _AWAY as error:
+            raise await self._unavailable(error) from error
 
     async def change_device(
         self, stream: Stream, external_id: str, change: DeviceChange
@@ -127,8 +129,14 @@ class PostgresStore:
         try:
             async with self._pool.connection(timeout=2) as connection:
                 await connection.execute("SELECT 1")
-        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
-            raise unavailable(error) from error
+        except _AWAY as error:
+            raise await self._unavailable(error) from error
+
+    async def _unavailable(self, error: Exception) -> StoreUnavailableError:
+        """Replace every dead connection at the first sign of one, so the next answer comes."""
+        if not isinstance(error, PoolTimeout):
+            await self._pool.check()
+        return unavailable(error)
 
     def _change(
         self, stream: Stream, external_id: str, change: DeviceChange, connection: Connection

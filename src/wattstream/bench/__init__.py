@@ -1,0 +1,1 @@
+"""The benchmark: how fast this machine ingests, as ratios against references of the same run."""

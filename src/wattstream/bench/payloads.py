@@ -1,0 +1,98 @@
+"""Request bodies, made before anything is timed."""
+
+import gzip
+import random
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from wattstream.domain.units import MICRO, rfc3339
+
+DEVICES = 10_000
+"""Meters, and as many vehicles; each reports once a simulated minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How readings are packed into requests.
+
+    Attributes:
+        per_request: Readings a request.
+        ndjson: Lines instead of an array.
+        compress: gzip.
+        late_share: Readings sent ten minutes late, among those of their own time.
+        duplicate_share: Readings sent a second time, ten minutes later.
+    """
+
+    per_request: int = 5000
+    ndjson: bool = False
+    compress: bool = False
+    late_share: float = 0.0
+    duplicate_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A whole HTTP request as bytes, and how many readings it holds."""
+
+    data: bytes
+    readings: int
+
+
+def requests(shape: Shape, start_s: int, minutes: int, path: str) -> list[Request]:
+    """Return the requests of some minutes of the fleet, from `start_s` on, seconds since 1970."""
+    delay = 10
+    held: dict[int, list[dict[str, object]]] = {}
+    rng = random.Random(start_s)  # noqa: S311 - a benchmark repeats
+    built: list[Request] = []
+    for minute in range(minutes):
+        now: list[dict[str, object]] = []
+        for record in _minute(start_s + 60 * minute, minute):
+            chance = rng.random() if shape.late_share or shape.duplicate_share else 1.0
+            if chance < shape.late_share + shape.duplicate_share:
+                held.setdefault(minute + delay, []).append(record)
+            if chance >= shape.late_share:
+                now.append(record)
+        now += held.pop(minute, [])
+        built += _packed(now, shape, path)
+    built += _packed([record for records in held.values() for record in records], shape, path)
+    return built
+
+
+def _minute(at_s: int, seed: int) -> list[dict[str, object]]:
+    rng = np.random.default_rng(seed)
+    at = rfc3339(at_s * MICRO)
+    energy = np.round(rng.random(DEVICES) / 5, 6).tolist()
+    volts = np.round(225 + 10 * rng.random(DEVICES), 1).tolist()
+    soc = np.round(100 * rng.random(DEVICES), 1).tolist()
+    meters: list[dict[str, object]] = [
+        {"meterId": f"M{i:06d}", "kwhConsumedAc": e, "voltage": v, "timestamp": at}
+        for i, (e, v) in enumerate(zip(energy, volts, strict=True))
+    ]
+    vehicles: list[dict[str, object]] = [
+        {"vehicleId": f"V{i:06d}", "kwhDeliveredDc": e, "soc": s, "batteryTemp": 24.5,
+         "timestamp": at}
+        for i, (e, s) in enumerate(zip(energy, soc, strict=True))
+    ]  # fmt: skip
+    return meters + vehicles
+
+
+def _packed(records: list[dict[str, object]], shape: Shape, path: str) -> list[Request]:
+    built = []
+    for start in range(0, len(records), shape.per_request):
+        part = records[start : start + shape.per_request]
+        if shape.ndjson:
+            body = b"\n".join(map(msgspec.json.encode, part))
+        else:
+            body = msgspec.json.encode(part)
+        kind = "application/x-ndjson" if shape.ndjson else "application/json"
+        encoding = ""
+        if shape.compress:
+            body, encoding = gzip.compress(body, 1), "Content-Encoding: gzip\r\n"
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {kind}\r\n{encoding}"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        built.append(Request(head.encode() + body, len(part)))
+    return built
