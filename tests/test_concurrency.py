@@ -51,7 +51,7 @@ def test_two_engines_with_opposite_orders_see_no_error_and_count_once(
                 )
                 steps = max(steps_a, steps_b)
                 assert one + two == steps * 300
-                assert min(one, two) > 0
+                assert min(steps_a, steps_b) > 10
                 async with a.snapshot() as snapshot:
                     assert sum(d.readings for d in (await snapshot.stats(Stream.METER)).days) == (
                         steps * 300

@@ -77,7 +77,7 @@ class Settings(BaseModel):
         400_000, "readings", "Readings that may wait for a commit before requests get 503.", gt=0
     )
     flush_readings: int = _setting(
-        20_000, "readings", "Most readings of one transaction.", gt=0, le=200_000
+        60_000, "readings", "Most readings of one transaction.", gt=0, le=200_000
     )
     read_connections: int = _setting(
         6, "connections", "Database connections that answer queries.", gt=0, le=100

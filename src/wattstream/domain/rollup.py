@@ -233,9 +233,9 @@ def advance(live: Rows, runs: Runs, received_at_us: int) -> Rows:
     for name in CARRY:
         buckets[name] = np.where(goes_on, live[name][run], buckets[name])
 
-    left = open_buckets(live, runs.kind.stream)
     is_left = (live["bucket_at"] != NEVER_US) & ~goes_on[is_first]
-    closed = np.concatenate([left[is_left], buckets[~is_last]])
+    left = open_buckets(live[is_left], runs.kind.stream)
+    closed = np.concatenate([left, buckets[~is_last]])
     closed = closed[np.lexsort((closed["bucket_at"], closed["device_id"]))]
 
     for name, _ in bucket_columns(runs.kind.stream):

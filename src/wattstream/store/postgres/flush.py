@@ -62,23 +62,23 @@ class FlushWriter:
         self.partitions.ensure(connection, batch.at_us)
         is_small = len(order) < _COPY_FROM_ROWS
         with connection.pipeline() if is_small else nullcontext(), connection.transaction():
-            live = self._lock(connection, np.unique(batch.key))
-            seg = np.searchsorted(live["device_id"], batch.key)
-            is_new = batch.at_us > live["last_at"][seg]
+            live = self._lock(connection, batch.devices)
+            is_new = batch.at_us > live["last_at"][batch.seg]
             batch.settle(self._held(connection, batch, ~is_new))
             self._write_history(connection, batch, is_small=is_small)
             late, new = (np.flatnonzero(batch.is_stored & part) for part in (~is_new, is_new))
             if len(late):
-                runs = batch.runs(late, live, seg)
+                devices, runs = batch.runs(late, live)
                 write_late(connection, runs)
-                live[np.unique(seg[late])] = runs.device
+                live[devices] = runs.device
             if len(new):
-                runs = batch.runs(new, live, seg)
+                devices, runs = batch.runs(new, live)
                 self._put_buckets(connection, advance(runs.device, runs, received_at_us))
-                live[np.unique(seg[new])] = runs.device
+                live[devices] = runs.device
             if len(late) or len(new):
-                stored = batch.is_stored
-                self._update(connection, live[np.unique(seg[stored])], batch.at_us[stored])
+                is_touched = np.zeros(len(live), np.bool_)
+                is_touched[batch.seg[batch.is_stored]] = True
+                self._update(connection, live[is_touched], batch.at_us[batch.is_stored])
         return batch.outcome()
 
     def _lock(self, connection: psycopg.Connection[Any], devices: Int64) -> Rows:
@@ -146,7 +146,12 @@ class FlushWriter:
 
 
 class _Batch:
-    """The rows of a flush, sorted by device and time, and what becomes of each."""
+    """The rows of a flush, sorted by device and time, and what becomes of each.
+
+    Attributes:
+        devices: Keys of its devices, ascending, int64[m].
+        seg: Position of each row's device among them, int64[n].
+    """
 
     def __init__(self, kind: Kind, readings: Readings, key: Int64, order: Int64) -> None:
         self._kind = kind
@@ -155,6 +160,9 @@ class _Batch:
         self.at_us = readings.at_us[order]
         self.ukwh = readings.energy_ukwh[order]
         self.values = readings.values[order]
+        starts = np.diff(self.key, prepend=-1) != 0
+        self.devices = self.key[starts]
+        self.seg = np.cumsum(starts) - 1
         same = (np.diff(self.key) == 0) & (np.diff(self.at_us) == 0)
         # The sort is stable: of one reading sent twice, the first to arrive comes first.
         self.is_first: Bool = np.concatenate([[True], ~same])
@@ -164,6 +172,8 @@ class _Batch:
 
     def settle(self, held: "_Held") -> None:
         """Give every row its verdict, given the first rows that history already holds."""
+        if len(held.rows) == 0 and self.is_first.all():
+            return  # what is usual: all new
         first_of = np.flatnonzero(self.is_first)[np.cumsum(self.is_first) - 1]
         ukwh, values = self.ukwh.copy(), self.values.copy()
         ukwh[held.rows], values[held.rows] = held.ukwh, held.values
@@ -178,17 +188,24 @@ class _Batch:
             for row in np.flatnonzero(self._verdicts == Verdict.CONFLICT).tolist()
         }
 
-    def runs(self, rows: Int64, live: Rows, seg: Int64) -> Runs:
-        """Return some rows as one run a device, with copies of the devices' live rows."""
-        devices, run = np.unique(seg[rows], return_inverse=True)
-        return Runs(
+    def runs(self, rows: Int64, live: Rows) -> tuple[Int64, Runs]:
+        """Return some rows as one run a device, with copies of the devices' live rows.
+
+        Returns:
+            Positions of the devices in `live`, and the runs; their carry is not set.
+        """
+        seg = self.seg[rows]
+        starts = np.diff(seg, prepend=-1) != 0
+        devices, device = seg[starts], live[seg[starts]]
+        run = np.cumsum(starts) - 1
+        return devices, Runs(
             self._kind,
             run,
             self.at_us[rows],
             self.ukwh[rows],
             self.values[rows],
-            live[devices],
-            live[devices],
+            device,
+            carry=device,
         )
 
     def outcome(self) -> Written:
