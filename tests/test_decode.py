@@ -159,6 +159,12 @@ def test_one_bad_record_costs_only_itself() -> None:
     assert len(decoded.parts[0].readings) == 4999
 
 
+def test_a_body_is_taken_apart_once_however_many_records_are_refused() -> None:
+    decoded = decode(METER, {**METER, "voltage": -1}, {**METER, "voltage": -2})
+    assert decoded.record(1) is decoded.record(1)
+    assert [json.loads(r.record)["voltage"] for r in decoded.rejections] == [-1, -2]
+
+
 def test_bytes_that_are_no_utf8_cost_only_their_record() -> None:
     good = json.dumps(METER).encode()
     decoded = decode_array(b'[%b,{"meterId":"\xff"},%b]' % (good, good), LIMITS)

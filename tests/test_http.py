@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import itertools
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator
@@ -21,6 +22,7 @@ from wattstream.settings import Settings, load
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 Json = dict[str, Any]
+_NUMBERS = itertools.count()
 
 
 def at(seconds: float = 0) -> str:
@@ -255,7 +257,7 @@ def test_a_late_reading_does_not_touch_live_state(api: Api) -> None:
     soc=st.none() | st.floats(0, 100),
     temp=st.none() | st.floats(-60, 150),
     device=st.text(
-        st.characters(categories=["L", "M", "N", "P", "S"]), min_size=1, max_size=128
+        st.characters(categories=["L", "M", "N", "P", "S"]), min_size=1, max_size=110
     ).filter(str.isprintable),
     offset=st.integers(-14, 14),
     micro=st.integers(0, 999_999),
@@ -271,6 +273,7 @@ def test_what_is_sent_is_read_back(
 ) -> None:
     moment = NOW - timedelta(seconds=1) + timedelta(microseconds=micro)
     local = (moment + timedelta(hours=offset)).replace(tzinfo=None).isoformat("T", "microseconds")
+    device = f"{device}{next(_NUMBERS)}"
     body = {
         "vehicleId": device,
         "kwhDeliveredDc": energy,
@@ -278,13 +281,58 @@ def test_what_is_sent_is_read_back(
         "batteryTemp": temp,
         "timestamp": f"{local}7{'+' if offset >= 0 else '-'}{abs(offset):02d}:00",
     }
-    answer = api.post(body)
-    assert answer.status_code in (200, 201, 409)
+    assert api.post(body).status_code == 201
     status = api.get(f"/v1/ingest/status/vehicle/{quote(device, safe='')}").json()
     assert status["vehicleId"] == device
-    if answer.is_success and datetime.fromisoformat(status["timestamp"]) == moment:
-        shown = {key: status[key] for key in ("kwhDeliveredDc", "soc", "batteryTemp")}
-        assert shown == {key: body[key] for key in shown}
+    assert datetime.fromisoformat(status["timestamp"]) == moment
+    shown = {key: status[key] for key in ("kwhDeliveredDc", "soc", "batteryTemp")}
+    assert shown == {key: body[key] for key in shown}
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("36.2", 36.2),
+        ("1000000000", 1e9),
+        (".5", 0.5),
+        ("+1e-3", 0.001),
+        ("0.1234564", 0.123456),
+        ("0.1234566", 0.123457),
+        (0.1234566, 0.123457),
+        ("999999999.999999", 999_999_999.999999),
+        (123_456_789.123457, 123_456_789.123457),
+    ],
+)
+def test_energy_is_kept_to_a_millionth_as_number_or_decimal_string(
+    api: Api, sent: str | float, kept: float
+) -> None:
+    device = f"decimal{next(_NUMBERS)}"
+    assert api.post({"meterId": device, "kwhConsumedAc": sent, "timestamp": at()}).is_success
+    assert api.get(f"/v1/ingest/status/meter/{device}").json()["kwhConsumedAc"] == kept
+
+
+@pytest.mark.parametrize(
+    ("clock", "kept"),
+    [
+        ("10:00:00.123456789Z", "10:00:00.123456Z"),
+        ("10:00:00.9999999Z", "10:00:00.999999Z"),
+        ("10:00:00.5z", "10:00:00.500000Z"),
+        ("12:00:00+02:00", "10:00:00Z"),
+        ("15:45:00.000001+05:45", "10:00:00.000001Z"),
+        ("00:30:00-09:30", "10:00:00Z"),
+    ],
+)
+def test_a_time_is_kept_in_utc_to_the_microsecond_and_cut_there(
+    api: Api, clock: str, kept: str
+) -> None:
+    day = (NOW - timedelta(days=2)).date()
+    device = f"time{next(_NUMBERS)}"
+    body = {"meterId": device, "kwhConsumedAc": 1, "timestamp": f"{day}T{clock}"}
+    answer = api.post(body)
+    assert answer.status_code == 201
+    shown = api.get(f"/v1/ingest/status/meter/{device}").json()["timestamp"]
+    assert answer.json()["timestamp"] == shown
+    assert datetime.fromisoformat(shown) == datetime.fromisoformat(f"{day}T{kept}")
 
 
 @pytest.mark.parametrize("device", ["a/b", "100%", "q?x=1", "#1", "..", "a%2Fb", "été", "電車"])
@@ -407,11 +455,14 @@ def test_counters_add_up_after_any_mix(make_api: Callable[..., Api]) -> None:
 def test_the_engine_says_what_it_is_and_how_it_is(api: Api) -> None:
     assert api.get("/v1/health").json() == {"status": "ready"}
     assert api.get("/v1/health/live").json() == {"status": "alive"}
+    for path in ("/", "/openapi.json", "/v1/health", "/v1/analytics/stats"):
+        assert api.get(path).headers["Content-Type"] == "application/json"
     index = api.get("/").json()
     assert "POST /v1/ingest/batch" in index["endpoints"]
     assert "GET /v1/analytics/performance/{vehicleId}" in index["endpoints"]
     docs = api.get("/docs")
     assert docs.headers["Content-Type"].startswith("text/html")
+    assert "://" not in docs.text
     for source in re.findall(r'(?:src|href)="([^"]+)"', docs.text):
         assert source.startswith("/"), source
         assert api.get(source).is_success

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import psycopg
 import pytest
 import zstandard
 
-from conftest import Server
+from conftest import Engine, Server
 from test_http import Api, at
 from wattstream.settings import load
 from wattstream.store.embedded import EmbeddedPostgres
@@ -107,6 +108,18 @@ def test_other_values_for_the_same_time_are_409(api: Api) -> None:
     assert_error(conflict, 409, "conflict", "timestamp", "kept .*voltage 230.*got .*voltage 231")
 
 
+def test_a_message_shows_every_digit_of_the_value_that_breaks_the_rule(api: Api) -> None:
+    over = api.post({**METER, "kwhConsumedAc": 1000000000.0001})
+    assert_error(over, 422, "energy_out_of_range", "kwhConsumedAc", r"got 1000000000\.0001")
+
+
+def test_a_conflict_shows_in_which_digit_the_values_differ(api: Api) -> None:
+    record = {**METER, "meterId": "digits", "kwhConsumedAc": 123456789.123456}
+    api.post(record)
+    conflict = api.post({**record, "kwhConsumedAc": 123456789.123457})
+    assert_error(conflict, 409, "conflict", "timestamp", r"kept .*789\.123456,.*got .*789\.123457,")
+
+
 @pytest.mark.parametrize("path", ["/v1/ingest", "/v1/ingest/batch"])
 @pytest.mark.parametrize(
     ("body", "words"),
@@ -175,6 +188,8 @@ def test_a_wrong_parameter_is_400(
         ("/nowhere", "not_found"),
         ("/v1", "not_found"),
         ("/v1/ingest/", "not_found"),
+        ("/v1/devices/", "not_found"),
+        ("/metrics/", "not_found"),
         ("/v1/ingest/status/meter/ghost", "meter_unknown"),
         ("/v1/ingest/status/vehicle/ghost", "vehicle_unknown"),
         ("/v1/analytics/performance/ghost", "vehicle_unknown"),
@@ -226,6 +241,17 @@ def test_a_body_over_its_limit_is_413_however_it_comes(api: Api) -> None:
         assert_error(answer, 413, "body_too_large", None, "102400 bytes.*smaller batches")
 
 
+def test_a_client_that_sends_too_much_over_a_socket_reads_why(engine: Engine) -> None:
+    """A server that closes before it has read the body resets the connection instead."""
+    large = 17 * 1024**2
+    pieces = (b"x" * 65_536 for _ in range(large // 65_536))
+    with httpx.Client(base_url=engine.url, timeout=30) as client:
+        for content in (b"x" * large, pieces):
+            answer = client.post("/v1/ingest/batch", content=content, headers=JSON)
+            assert_error(answer, 413, "body_too_large", None, "16777216 bytes")
+            assert client.get("/v1/health").is_success
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 def test_a_decoded_body_over_its_limit_is_413(api: Api, encoding: str) -> None:
     large = json.dumps([{**METER, "x": "y" * 20_000_000}]).encode()
@@ -271,6 +297,7 @@ def test_lines_are_only_for_batches(api: Api) -> None:
         ({"heartbeatSeconds": None}, "setting_invalid", "heartbeatSeconds", "integer"),
         ({"timeZone": "Mars/Base"}, "time_zone_unknown", "timeZone", "Europe/Paris"),
         ({"fleet": ""}, "setting_invalid", "fleet", "1"),
+        ({"fleet": "a\0b"}, "setting_invalid", "fleet", "pattern"),
         ([], "setting_invalid", None, "JSON object"),
     ],
 )
@@ -284,8 +311,9 @@ def test_a_setting_that_breaks_a_rule_is_422(
 
 def test_a_device_with_an_impossible_id_is_422_and_a_body_that_is_no_json_400(api: Api) -> None:
     assert_error(api.request("PUT", "/v1/devices/meter/a%20b", json={}), 422, "id_invalid", "id")
-    answer = api.request("PUT", "/v1/devices/meter/x", content=b"{", headers=JSON)
-    assert_error(answer, 400, "malformed_json")
+    for body in (b"{", b"\xff", b"[" * 90_000):
+        answer = api.request("PUT", "/v1/devices/meter/x", content=body, headers=JSON)
+        assert_error(answer, 400, "malformed_json", None, "not.* JSON")
 
 
 def test_a_full_queue_is_503_with_retry_after(embedded: Server) -> None:
@@ -352,3 +380,53 @@ def test_a_database_that_is_away_is_503_and_back_again(
     for _ in range(12):
         assert api.get("/v1/ingest/status/meter/M1").is_success
     api.close()
+
+
+def test_every_question_is_503_while_the_database_is_away(
+    own_server: tuple[EmbeddedPostgres, str],
+) -> None:
+    server, conninfo = own_server
+    api = Api(conninfo, load({}, {}))
+    api.post(METER)
+    server.stop()
+    paths = [
+        "/v1/ingest/status/meter/M1",
+        "/v1/analytics/performance/M1",
+        "/v1/analytics/stats",
+        "/v1/analytics/alerts",
+        "/v1/devices?type=meter",
+        "/v1/devices/meter/M1",
+        "/v1/rejections",
+    ]
+
+    async def all_at_once() -> list[httpx.Response]:
+        return await asyncio.gather(*(api.ask("GET", path) for path in paths))
+
+    for answer in api.run(all_at_once()):
+        assert_error(answer, 503, "database_unavailable")
+        assert int(answer.headers["Retry-After"]) >= 1
+    api.close()
+
+
+@pytest.mark.slow
+def test_questions_are_answered_soon_after_an_outage(
+    own_server: tuple[EmbeddedPostgres, str],
+) -> None:
+    server, conninfo = own_server
+    api = Api(conninfo, load({}, {}))
+    api.post(METER)
+    server.stop()
+
+    async def ask_for(seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if (await api.ask("GET", "/v1/ingest/status/meter/M1")).is_success:
+                return True
+            await asyncio.sleep(0.2)
+        return False
+
+    assert not api.run(ask_for(18))
+    server.start()
+    is_back = api.run(ask_for(4))
+    api.close()
+    assert is_back

@@ -105,6 +105,16 @@ def servers_of(folder: Path) -> list[int]:
     return found
 
 
+def postmasters_of(folder: Path) -> list[int]:
+    """Return the servers of a folder whose parent is no server of it: one each cluster."""
+    servers = servers_of(folder)
+    parents = {
+        pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        for pid in servers
+    }
+    return [pid for pid in servers if parents[pid] not in servers]
+
+
 class Load:
     """Clients that send until told to stop, and remember every reading that got a 2xx."""
 
@@ -203,6 +213,61 @@ def test_a_stop_under_load_keeps_every_acknowledged_reading(
         assert_holds(folder, again.url, load.acknowledged)
 
 
+def test_ctrl_c_ends_engine_and_database_without_a_trace_of_it(folder: Path) -> None:
+    engine = Process(folder)
+    assert engine.end(signal.SIGINT) == 0
+    assert "Traceback" not in "".join(engine.log)
+    assert "KeyboardInterrupt" not in "".join(engine.log)
+    assert servers_of(folder) == []
+
+
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.slow)])
+def test_two_clients_with_opposite_orders_of_devices_see_no_error(
+    folder: Path, seconds: int
+) -> None:
+    names = [f"O{i}" for i in range(200)]
+    base = datetime.now(UTC) - timedelta(hours=2)
+    verdicts = {"stored": 0, "duplicates": 0}
+    steps: list[int] = []
+    problems: list[str] = []
+
+    def send(url: str, order: list[str]) -> None:
+        step = 0
+        until = time.monotonic() + seconds
+        with httpx.Client(base_url=url, timeout=30) as http:
+            while time.monotonic() < until:
+                at = (base + timedelta(seconds=step)).isoformat()
+                body = [{"meterId": n, "kwhConsumedAc": 1, "timestamp": at} for n in order]
+                body += [{"vehicleId": n, "kwhDeliveredDc": 1, "timestamp": at} for n in order]
+                answer = http.post("/v1/ingest/batch", json=body)
+                if answer.status_code != 201:
+                    problems.append(answer.text)
+                    return
+                with lock:
+                    for verdict in verdicts:
+                        verdicts[verdict] += answer.json()[verdict]
+                step += 1
+        steps.append(step)
+
+    lock = threading.Lock()
+    with serving(folder) as engine:
+        clients = [
+            threading.Thread(target=send, args=(engine.url, order))
+            for order in (names, names[::-1])
+        ]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        assert problems == []
+        # Both send the same readings, so the faster one's steps are all there is to store.
+        assert verdicts["stored"] == max(steps) * 400
+        assert verdicts["duplicates"] == min(steps) * 400 > 0
+        stats = httpx.get(f"{engine.url}/v1/analytics/stats").json()
+        assert stats["meter"]["readings"] == stats["vehicle"]["readings"] == max(steps) * 200
+        assert httpx.post(f"{engine.url}/v1/analytics/refresh").json()["bucketsRepaired"] == 0
+
+
 def test_a_killed_engine_loses_nothing_acknowledged(folder: Path) -> None:
     engine = Process(folder)
     load = Load(engine.url)
@@ -211,9 +276,11 @@ def test_a_killed_engine_loses_nothing_acknowledged(folder: Path) -> None:
     load.join()
     assert len(load.acknowledged) > 100
     left = servers_of(folder)
+    assert left, "the kill reached PostgreSQL too, so nothing is there to take over"
     with serving(folder) as again:
         assert again.url, again.log
         assert not set(left) & set(servers_of(folder))
+        assert len(postmasters_of(folder)) == 1
         assert_holds(folder, again.url, load.acknowledged)
     assert servers_of(folder) == []
 

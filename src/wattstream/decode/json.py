@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import msgspec
 import numpy as np
@@ -134,7 +135,8 @@ def decode_array(body: bytes, limits: Limits) -> Decoded:
     except _MALFORMED:
         raws = _raw_records(body, is_object=is_object)
         return _decode([_patiently(raw) for raw in raws], raws.__getitem__, limits)
-    return _decode(records, lambda i: _raw_records(body, is_object=is_object)[i], limits)
+    raws_once = cache(lambda: _raw_records(body, is_object=is_object))
+    return _decode(records, lambda i: raws_once()[i], limits)
 
 
 def decode_lines(body: bytes, limits: Limits) -> Decoded:

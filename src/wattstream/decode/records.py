@@ -21,7 +21,7 @@ from wattstream.domain.readings import (
     Readings,
     is_valid_id,
 )
-from wattstream.domain.units import MICRO, Bool, rfc3339
+from wattstream.domain.units import MICRO, Bool, exact, rfc3339
 
 
 class Record(msgspec.Struct, gc=False):
@@ -136,7 +136,7 @@ def checked(record: Record, kind: Kind, limits: Limits) -> tuple[str, int, int, 
         )
     if not 0 <= energy <= MAX_ENERGY_KWH:
         raise ReadingError(
-            f"{kind.energy_key} must be in [0, 1000000000] kWh, got {energy:.12g} ({about})",
+            f"{kind.energy_key} must be in [0, 1000000000] kWh, got {exact(energy)} ({about})",
             code="energy_out_of_range",
             field=kind.energy_key,
         )
@@ -172,7 +172,7 @@ def _checked_field(record: Record, field: Field, about: str) -> float:
     if not field.low <= value <= field.high:
         raise ReadingError(
             f"{field.key} must be in [{field.low:g}, {field.high:g}] {field.unit}, "
-            f"got {value:.12g} ({about})",
+            f"got {exact(value)} ({about})",
             code=f"{field.name}_out_of_range",
             field=field.key,
         )

@@ -63,6 +63,11 @@ def kwh(energy_ukwh: int) -> float:
     return energy_ukwh / MICRO
 
 
+def exact(value: float) -> str:
+    """Write a number with every digit it has, whole numbers without a point."""
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else repr(value)
+
+
 def to_micro(values: Float64) -> Int64:
     """Return values in millionths, rounded to the nearest; NaN becomes 0."""
     return np.rint(np.nan_to_num(values * MICRO)).astype(np.int64)

@@ -9,7 +9,7 @@ import numpy as np
 
 from wattstream.decode.json import Decoded, Part
 from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
-from wattstream.domain.units import kwh, rfc3339
+from wattstream.domain.units import exact, kwh, rfc3339
 from wattstream.pipeline.lane import Lane
 from wattstream.stats import Stats
 from wattstream.store.port import Store, Values, Verdict, Written
@@ -150,9 +150,9 @@ def _described(stream: Stream, values: Values) -> str:
     kind = KINDS[stream]
     fields = zip(kind.fields, values.fields, strict=True)
     return ", ".join(
-        [f"{kind.energy_key} {kwh(values.energy_ukwh):.12g}"]
+        [f"{kind.energy_key} {exact(kwh(values.energy_ukwh))}"]
         + [
-            f"{field.key} {'absent' if np.isnan(value) else f'{value:.12g}'}"
+            f"{field.key} {'absent' if np.isnan(value) else exact(value)}"
             for field, value in fields
         ]
     )

@@ -58,6 +58,7 @@ def create_api(context: Context) -> FastAPI:
             "charge %, efficiency a fraction. Ranges are [start, end)."
         ),
         redoc_url=None,
+        redirect_slashes=False,
     )
     _add_answers(app, context)
     _add_registry(app, context)

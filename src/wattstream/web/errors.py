@@ -25,6 +25,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         code, message = {
+            400: ("malformed_json", "the body is not readable JSON"),
             404: ("not_found", f"{request.url.path} is not here; GET / lists what is"),
             405: (
                 "method_not_allowed",

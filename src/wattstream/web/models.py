@@ -187,7 +187,7 @@ class DeviceSettings(Model):
     ) = None
     heartbeat_seconds: Annotated[int, Field(ge=1, le=86_400)] = 60
     time_zone: Annotated[str, Field(min_length=1, max_length=64)] = "UTC"
-    fleet: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    fleet: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")] | None = None
 
 
 class RejectionAnswer(Model):

@@ -51,6 +51,9 @@ class PostgresStore:
             min_size=min(2, read_connections),
             max_size=read_connections,
             timeout=5,
+            # Attempts to connect again back off for as long as this, then start afresh with the
+            # next question: what comes back is found within seconds.
+            reconnect_timeout=2,
             open=False,
             configure=_configure,
             kwargs={"autocommit": True, "application_name": f"{APPLICATION_NAME} reader"},
