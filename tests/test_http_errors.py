@@ -296,6 +296,7 @@ def test_lines_are_only_for_batches(api: Api) -> None:
         ({"heartbeatSeconds": 1.5}, "setting_invalid", "heartbeatSeconds", "integer"),
         ({"heartbeatSeconds": None}, "setting_invalid", "heartbeatSeconds", "integer"),
         ({"timeZone": "Mars/Base"}, "time_zone_unknown", "timeZone", "Europe/Paris"),
+        ({"timeZone": "localtime"}, "time_zone_unknown", "timeZone", "Europe/Paris"),
         ({"fleet": ""}, "setting_invalid", "fleet", "1"),
         ({"fleet": "a\0b"}, "setting_invalid", "fleet", "pattern"),
         ([], "setting_invalid", None, "JSON object"),

@@ -8,8 +8,9 @@ from wattstream.domain.errors import MalformedError, TooLargeError, UnsupportedE
 
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _MAX_WINDOW_BYTES = 2**27
-# A block of 4 bytes can stand for 128 KiB, so a step yields 32 MiB at the most.
-_ZSTD_STEP_BYTES = 1024
+# In zstd, 4 bytes can stand for 128 KiB, so a step yields 32 MiB at the most. In both, small
+# steps keep a body of very many tiny members from being copied once for each.
+_STEP_BYTES = 1024
 
 
 def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
@@ -49,16 +50,19 @@ def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
 
 def _gunzip(body: bytes, max_bytes: int) -> bytes:
     """Decompress gzip members one after another, up to one byte past the limit."""
-    parts = []
+    stream = zlib.decompressobj(_GZIP_WINDOW)
+    parts: list[bytes] = []
     room = max_bytes + 1
-    while body and room > 0:
-        stream = zlib.decompressobj(_GZIP_WINDOW)
-        part = stream.decompress(body, room)
-        parts.append(part)
-        room -= len(part)
-        if not stream.eof and room > 0:
-            raise EOFError
-        body = stream.unused_data
+    position = 0
+    while position < len(body) and room > 0:
+        if stream.eof:
+            stream = zlib.decompressobj(_GZIP_WINDOW)
+        piece = body[position : position + _STEP_BYTES]
+        parts.append(stream.decompress(piece, room))
+        room -= len(parts[-1])
+        position += len(piece) - len(stream.unused_data)
+    if body and not stream.eof and room > 0:
+        raise EOFError
     return b"".join(parts)
 
 
@@ -71,7 +75,7 @@ def _unzstd(body: bytes, max_bytes: int) -> bytes:
     while position < len(body) and size <= max_bytes:
         if stream.eof:
             stream = decompressor.decompressobj()
-        piece = body[position : position + _ZSTD_STEP_BYTES]
+        piece = body[position : position + _STEP_BYTES]
         parts.append(stream.decompress(piece))
         size += len(parts[-1])
         position += len(piece) - len(stream.unused_data)

@@ -126,7 +126,8 @@ def device_change(settings: models.DeviceSettings) -> DeviceChange:
     """
     named = settings.model_fields_set
     zone = settings.time_zone if "time_zone" in named else None
-    if zone is not None and zone not in available_timezones():
+    # Two of the names mean what the machine is set to, or nothing.
+    if zone is not None and zone not in available_timezones() - {"localtime", "Factory"}:
         raise ReadingError(
             f"timeZone must be an IANA name such as Europe/Paris, got {ascii(zone)[:60]}",
             code="time_zone_unknown",
