@@ -23,7 +23,7 @@ def connection(request: pytest.FixtureRequest) -> Iterator[psycopg.Connection[An
     """A database with some weeks of history, its statistics made when it was half full."""
     conninfo = request.getfixturevalue("embedded").make_database()
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute(session_sql(lane=True))
+        connection.execute(session_sql(writes=True))
         arrays.register(connection)
         for stream in Stream:
             writer = FlushWriter(stream)

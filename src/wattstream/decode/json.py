@@ -22,11 +22,13 @@ from wattstream.decode.records import (
     chosen_rows,
     columns,
     explained,
+    homeless,
     kind_of,
+    rows_by_stream,
     shown,
 )
 from wattstream.domain.errors import MalformedError, ReadingError
-from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
+from wattstream.domain.readings import KINDS, Readings, Rejection
 from wattstream.domain.units import Int64
 
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -53,6 +55,7 @@ _RAWS = msgspec.json.Decoder(list[msgspec.Raw])
 _RAW_ENVELOPE = msgspec.json.Decoder(_RawEnvelope)
 _LOOSE = msgspec.json.Decoder(_Loose)
 _TEXT = msgspec.json.Decoder(str)
+_EMPTY = Record()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +95,19 @@ def decode_one(body: bytes, limits: Limits) -> Decoded:
         MalformedError: It is not JSON.
     """
     raw = body.removeprefix(_BOM)
-    record: Record | ReadingError
+    record = _EMPTY
     try:
-        record = _RECORD.decode(raw)
-    except _MALFORMED:
         try:
+            record = _RECORD.decode(raw)
+        except _MALFORMED:
             record = _loosely(raw)
-        except ReadingError as error:
-            record = error
-    try:
         readings = _one_reading(record, limits)
     except ReadingError as error:
         return Decoded(1, [], [_rejection(0, error, record, lambda _: body)], lambda _: body)
     return Decoded(1, [Part(readings, np.zeros(1, np.int64))], [], lambda _: body)
 
 
-def _one_reading(record: Record | ReadingError, limits: Limits) -> Readings:
-    if isinstance(record, ReadingError):
-        raise record
+def _one_reading(record: Record, limits: Limits) -> Readings:
     kind = kind_of(record)
     external_id, at_us, energy_ukwh, values = checked(record, kind, limits)
     return Readings(
@@ -130,25 +128,22 @@ def decode_array(body: bytes, limits: Limits) -> Decoded:
     body = body.removeprefix(_BOM)
     is_object = body.lstrip()[:1] == b"{"
     try:
-        records: Sequence[Record | ReadingError]
         records = _ENVELOPE.decode(body).records if is_object else _RECORDS.decode(body)
     except _MALFORMED:
-        raws = _raw_records(body, is_object=is_object)
-        return _decode([_patiently(raw) for raw in raws], raws.__getitem__, limits)
+        return _decode_patiently(_raw_records(body, is_object=is_object), limits)
     raws_once = cache(lambda: _raw_records(body, is_object=is_object))
-    return _decode(records, lambda i: raws_once()[i], limits)
+    return _decode(records, {}, lambda i: raws_once()[i], limits)
 
 
 def decode_lines(body: bytes, limits: Limits) -> Decoded:
     """Return the readings of NDJSON, one record a line; empty lines do not count."""
     body = body.removeprefix(_BOM)
     lines = [line for line in body.split(b"\n") if line and not line.isspace()]
-    records: Sequence[Record | ReadingError]
     try:
         records = list(map(_RECORD.decode, lines))
     except _MALFORMED:
-        records = [_patiently(line) for line in lines]
-    return _decode(records, lines.__getitem__, limits)
+        return _decode_patiently(lines, limits)
+    return _decode(records, {}, lines.__getitem__, limits)
 
 
 def _raw_records(body: bytes, *, is_object: bool) -> list[bytes]:
@@ -195,8 +190,12 @@ def _malformed(error: Exception) -> MalformedError:
     return MalformedError(f"the body is not JSON: {error}".replace("JSON is malformed: ", ""))
 
 
-def _patiently(raw: bytes) -> Record | ReadingError:
-    """Return one record, or why it is none."""
+def _patiently(raw: bytes) -> Record:
+    """Return one record.
+
+    Raises:
+        ReadingError: It is none.
+    """
     try:
         return _RECORD.decode(raw)
     except _MALFORMED:
@@ -204,9 +203,8 @@ def _patiently(raw: bytes) -> Record | ReadingError:
     try:
         return _loosely(raw)
     except MalformedError as error:
-        return ReadingError(error.message.replace("the body", "the record"), code=error.code)
-    except ReadingError as error:
-        return error
+        message = error.message.replace("the body", "the record")
+        raise ReadingError(message, code=error.code) from error
 
 
 def _loosely(raw: bytes) -> Record:
@@ -275,47 +273,54 @@ def _stem(key: str) -> str:
     return "energy"
 
 
-def _decode(
-    records: Sequence[Record | ReadingError], raw: Callable[[int], bytes], limits: Limits
-) -> Decoded:
-    parts: list[Part] = []
+def _decode_patiently(raws: Sequence[bytes], limits: Limits) -> Decoded:
+    """Return the readings of records that may have fields of other types."""
     errors: dict[int, ReadingError] = {}
-    chosen: dict[Stream, tuple[list[Record], list[int]]] = {s: ([], []) for s in Stream}
-    for i, record in enumerate(records):
+    records = []
+    for i, raw in enumerate(raws):
         try:
-            if isinstance(record, ReadingError):
-                raise record
-            of_kind, index = chosen[kind_of(record).stream]
+            records.append(_patiently(raw))
         except ReadingError as error:
+            records.append(_EMPTY)
             errors[i] = error
-        else:
-            of_kind.append(record)
-            index.append(i)
-    for stream, (of_kind, index) in chosen.items():
-        if of_kind:
-            readings, good = columns(of_kind, KINDS[stream], limits)
-            for row in np.flatnonzero(~good).tolist():
-                errors[index[row]] = explained(of_kind[row], KINDS[stream], limits)
-            positions = np.array(index)
-            if not good.all():
-                readings = chosen_rows(readings, good)
-            if len(readings):
-                parts.append(Part(readings, positions[good]))
+    return _decode(records, errors, raws.__getitem__, limits)
+
+
+def _decode(
+    records: list[Record],
+    errors: dict[int, ReadingError],
+    raw: Callable[[int], bytes],
+    limits: Limits,
+) -> Decoded:
+    """Return the readings of records; `errors`, by index, has those refused already."""
+    parts: list[Part] = []
+    of_stream = rows_by_stream(records)
+    for stream, rows in of_stream.items():
+        if len(rows) == 0:
+            continue
+        chosen = records if len(rows) == len(records) else [records[i] for i in rows.tolist()]
+        readings, good = columns(chosen, KINDS[stream], limits)
+        if good.all():
+            parts.append(Part(readings, rows))
+            continue
+        for row in np.flatnonzero(~good).tolist():
+            errors[int(rows[row])] = explained(chosen[row], KINDS[stream], limits)
+        if good.any():
+            parts.append(Part(chosen_rows(readings, good), rows[good]))
+    if sum(map(len, of_stream.values())) < len(records):
+        settled = errors.keys() | set(np.concatenate(list(of_stream.values())).tolist())
+        errors |= {i: homeless(records[i]) for i in range(len(records)) if i not in settled}
     rejections = [_rejection(i, errors[i], records[i], raw) for i in sorted(errors)]
     return Decoded(len(records), parts, rejections, raw)
 
 
 def _rejection(
-    index: int,
-    error: ReadingError,
-    record: Record | ReadingError,
-    raw: Callable[[int], bytes],
+    index: int, error: ReadingError, record: Record, raw: Callable[[int], bytes]
 ) -> Rejection:
     stream = device = None
-    if isinstance(record, Record):
-        try:
-            kind = kind_of(record)
-            stream, device = kind.stream, checked_id(record, kind)
-        except ReadingError:
-            pass
+    try:
+        kind = kind_of(record)
+        stream, device = kind.stream, checked_id(record, kind)
+    except ReadingError:
+        pass
     return Rejection(index, error.code, error.message, error.field, raw(index), stream, device)

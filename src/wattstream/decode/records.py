@@ -4,6 +4,7 @@ The columns only tell which rows are wrong; the rules for one record tell why.
 """
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 import msgspec
 import numpy as np
@@ -19,9 +20,10 @@ from wattstream.domain.readings import (
     Field,
     Kind,
     Readings,
+    Stream,
     is_valid_id,
 )
-from wattstream.domain.units import MICRO, Bool, exact, rfc3339
+from wattstream.domain.units import MICRO, Bool, Int64, exact, rfc3339
 
 
 class Record(msgspec.Struct, gc=False):
@@ -36,6 +38,12 @@ class Record(msgspec.Struct, gc=False):
     voltage: float | None = None
     soc: float | None = None
     batteryTemp: float | None = None
+
+
+# One call in C a record, where a name looked up in Python would cost two.
+_type, _timestamp = attrgetter("type"), attrgetter("timestamp")
+_meter_id, _vehicle_id = attrgetter("meterId"), attrgetter("vehicleId")
+_TYPE_CODES = {None: 0, Stream.METER: 1, Stream.VEHICLE: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +84,43 @@ def kind_of(record: Record) -> Kind:
     return VEHICLE
 
 
+def rows_by_stream(records: list[Record]) -> dict[Stream, Int64]:
+    """Return the rows of each stream, ascending; a row in neither breaks a rule of `kind_of`."""
+    types = list(map(_type, records))
+    code = np.zeros(len(records), np.int8)
+    if types.count(None) < len(types):
+        code = np.fromiter((_TYPE_CODES.get(t and t.lower(), -1) for t in types), np.int8)
+    has_meter = np.array([device is not None for device in map(_meter_id, records)], np.bool_)
+    has_vehicle = np.array([device is not None for device in map(_vehicle_id, records)], np.bool_)
+    code = np.where((code == 0) & (has_meter != has_vehicle), np.where(has_meter, 1, 2), code)
+    return {stream: np.flatnonzero(code == _TYPE_CODES[stream]) for stream in Stream}
+
+
+def homeless(record: Record) -> ReadingError:
+    """Return why a record is of no stream."""
+    try:
+        kind = kind_of(record)
+    except ReadingError as error:
+        return error
+    raise AssertionError(f"rows and rules disagree on {record!r}: {kind.stream}")
+
+
 def columns(records: list[Record], kind: Kind, limits: Limits) -> tuple[Readings, Bool]:
     """Return records as columns, and which rows keep every rule; the others hold nonsense."""
-    ids = [getattr(record, kind.id_key) or "" for record in records]
+    ids = [device or "" for device in map(attrgetter(kind.id_key), records)]
     good = _good_ids(ids)
-    at_us = parse([record.timestamp or "" for record in records])
+    at_us = parse([text or "" for text in map(_timestamp, records)])
     good &= (at_us >= limits.oldest_us) & (at_us <= limits.newest_us)
-    energy = np.array([getattr(record, kind.energy_key) for record in records], np.float64)
+    energy = np.array(list(map(attrgetter(kind.energy_key), records)), np.float64)
     good &= (energy >= 0) & (energy <= MAX_ENERGY_KWH)
     values = np.empty((len(records), len(kind.fields)))
     for i, field in enumerate(kind.fields):
-        column = np.array([getattr(record, field.key) for record in records], np.float64)
+        column = np.array(list(map(attrgetter(field.key), records)), np.float64)
         good &= np.isnan(column) | ((column >= field.low) & (column <= field.high))
         values[:, i] = column
-    energy_ukwh = np.rint(np.where(good, energy, 0) * MICRO).astype(np.int64)
+    if not good.all():
+        energy = np.where(good, energy, 0)
+    energy_ukwh = np.rint(energy * MICRO).astype(np.int64)
     return Readings(kind.stream, ids, at_us, energy_ukwh, values), good
 
 

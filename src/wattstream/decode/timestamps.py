@@ -92,35 +92,37 @@ def _parse_same_form(text: NDArray[np.uint8], *, has_offset: bool) -> Int64:
     end = text.shape[1] - (6 if has_offset else 1)
     if end < 19 or end == 20:
         return np.full(len(text), NEVER_US)
-    digit = text.astype(np.int64) - ord("0")
-    ok = ((text[:, 10] | 0x20) == ord("t")) | (text[:, 10] == ord(" "))
-    for column, mark in _PUNCTUATION:
-        ok &= text[:, column] == ord(mark)
+    column = np.ascontiguousarray(text.T)
+    digit = column - np.uint8(ord("0"))  # what is no digit wraps to more than 9
+    ok = ((column[10] | 0x20) == ord("t")) | (column[10] == ord(" "))
+    for place, mark in _PUNCTUATION:
+        ok &= column[place] == ord(mark)
 
     def number(start: int, stop: int) -> Int64:
         nonlocal ok
         value = np.zeros(len(text), np.int64)
-        for column in range(start, stop):
-            ok &= (digit[:, column] >= 0) & (digit[:, column] <= 9)
-            value = value * 10 + digit[:, column]
+        for place in range(start, stop):
+            ok &= digit[place] <= 9
+            value = value * 10 + digit[place]
         return value
 
     year, month, day = number(0, 4), number(5, 7), number(8, 10)
+    if (column[:10] == column[:10, :1]).all():  # what is usual: one day
+        year, month, day = year[:1], month[:1], day[:1]
     hour, minute, second = number(11, 13), number(14, 16), number(17, 19)
     ok &= (hour < 24) & (minute < 60) & (second < 60) & (year >= 1)
     ok &= (month >= 1) & (month <= 12) & (day >= 1) & (day <= _days_in(year, month))
-    micro = np.zeros(len(text), np.int64)
+    at_us = (hour * 3600 + minute * 60 + second) * MICRO
+    at_us += _days_from_civil(year, month, day) * DAY_US
     if end > 19:
-        ok &= text[:, 19] == ord(".")
+        ok &= column[19] == ord(".")
         kept = min(end, 26)
-        micro = number(20, kept) * 10 ** (26 - kept)
+        at_us += number(20, kept) * 10 ** (26 - kept)
         number(kept, end)
-    at_us = _days_from_civil(year, month, day) * DAY_US + micro
-    at_us += (hour * 3600 + minute * 60 + second) * MICRO
     if has_offset:
-        sign = text[:, end]
+        sign = column[end]
         offset_hour, offset_minute = number(end + 1, end + 3), number(end + 4, end + 6)
-        ok &= ((sign == ord("+")) | (sign == ord("-"))) & (text[:, end + 3] == ord(":"))
+        ok &= ((sign == ord("+")) | (sign == ord("-"))) & (column[end + 3] == ord(":"))
         ok &= (offset_hour < 24) & (offset_minute < 60)
         offset_us = (offset_hour * 60 + offset_minute) * 60 * MICRO
         at_us -= np.where(sign == ord("-"), -offset_us, offset_us)

@@ -114,6 +114,8 @@ def contributions(steps: Steps, rules: Rows) -> Contributions:
         steps: The readings, n rows.
         rules: The rules of each row's device, n rows with RULE_COLUMNS.
     """
+    if not needs_predecessors(rules).any():
+        return Contributions(steps.ukwh, np.zeros_like(steps.ukwh))
     is_register = rules["energy_mode"] == EnergyMode.REGISTER
     register, since_us = _register_difference(steps, rules)
     difference = np.where(is_register, register, steps.ukwh)

@@ -17,7 +17,19 @@ from wattstream.domain.register import (
     contributions,
     needs_predecessors,
 )
-from wattstream.domain.units import NEVER_US, Bool, Float64, Int64, Rows, bucket_of, to_micro
+from wattstream.domain.units import (
+    BUCKET_US,
+    NEVER_US,
+    Bool,
+    Float64,
+    Int64,
+    Rows,
+    bucket_of,
+    to_micro,
+)
+
+DAY_BUCKETS = 95
+"""Closed quarter-hours that a live row sums: with the open one, they make a day."""
 
 CARRY = ("before1_at", "before1_ukwh", "before2_at", "before2_ukwh")
 """The two readings before the first of a bucket: an edge inside a bucket needs no search
@@ -58,6 +70,7 @@ def rollup_dtype(stream: Stream) -> np.dtype[np.void]:
 def state_columns(stream: Stream) -> list[tuple[str, type]]:
     """Return the columns of a live row that a flush may change."""
     return [
+        ("version", np.int64),
         ("last_at", np.int64),
         ("last_ukwh", np.int64),
         *((field.column, np.float64) for field in KINDS[stream].fields),
@@ -69,10 +82,25 @@ def state_columns(stream: Stream) -> list[tuple[str, type]]:
     ]
 
 
+DAY_COLUMNS = [
+    ("day_energy_ukwh", np.int64),
+    ("day_suspect_ukwh", np.int64),
+    ("day_readings", np.int32),
+]
+"""Sums over the DAY_BUCKETS before the open bucket. In memory: what a flush adds to them."""
+
+
+@cache
+def steady_columns(stream: Stream) -> list[str]:
+    """Return the columns that change with a reading in the open bucket, without a look back."""
+    kept = {"prev_at", "prev_ukwh", "suspect_ukwh", *CARRY}
+    return [name for name, _ in state_columns(stream) if name not in kept]
+
+
 @cache
 def live_dtype(stream: Stream) -> np.dtype[np.void]:
     """Return the row type of live state: device, rules, newest reading, open bucket."""
-    return np.dtype([("device_id", np.int32), *RULE_COLUMNS, *state_columns(stream)])
+    return np.dtype([("device_id", np.int32), *RULE_COLUMNS, *state_columns(stream), *DAY_COLUMNS])
 
 
 def empty_live(stream: Stream, n: int) -> Rows:
@@ -133,10 +161,14 @@ class Summary:
 
 
 def with_predecessors(runs: Runs) -> Steps:
-    """Return the readings of runs with the two readings before each."""
+    """Return the readings of runs with the two before each, NEVER_US where no rule needs them."""
+    at, ukwh = runs.at_us, runs.ukwh
+    if not needs_predecessors(runs.device).any():
+        never, zero = np.broadcast_to(NEVER_US, len(at)), np.broadcast_to(0, len(at))
+        return Steps(at, ukwh, never, zero, never, zero)
     first = runs.first
     second = np.roll(first, 1) & ~first
-    carry = runs.carry[runs.run]
+    carry = runs.carry.take(runs.run)
 
     def before1(column: Int64, name: str) -> Int64:
         return np.where(first, carry[f"before1_{name}"], np.roll(column, 1))
@@ -145,7 +177,6 @@ def with_predecessors(runs: Runs) -> Steps:
         shifted = np.where(second, carry[f"before1_{name}"], np.roll(column, 2))
         return np.where(first, carry[f"before2_{name}"], shifted)
 
-    at, ukwh = runs.at_us, runs.ukwh
     return Steps(
         at, ukwh, before1(at, "at"), before1(ukwh, "ukwh"), before2(at, "at"), before2(ukwh, "ukwh")
     )
@@ -157,7 +188,7 @@ def summarize(runs: Runs) -> Summary:
     A bucket cut by the start of its run is summed from the rows at hand only.
     """
     steps = with_predecessors(runs)
-    parts = contributions(steps, runs.device[runs.run])
+    parts = contributions(steps, runs.device.take(runs.run))
     bucket_at = bucket_of(runs.at_us)
     starts = np.flatnonzero(runs.first | (np.diff(bucket_at, prepend=bucket_at[0]) != 0))
     run = runs.run[starts]
@@ -234,12 +265,28 @@ def advance(live: Rows, runs: Runs, received_at_us: int) -> Rows:
         buckets[name] = np.where(goes_on, live[name][run], buckets[name])
 
     is_left = (live["bucket_at"] != NEVER_US) & ~goes_on[is_first]
-    left = open_buckets(live[is_left], runs.kind.stream)
-    closed = np.concatenate([left, buckets[~is_last]])
-    closed = closed[np.lexsort((closed["bucket_at"], closed["device_id"]))]
+    left = open_buckets(live.compress(is_left), runs.kind.stream)
+    closed = np.concatenate([left, buckets.compress(~is_last)])
+    closed = closed.take(np.lexsort((closed["bucket_at"], closed["device_id"])))
 
+    latest = buckets.compress(is_last)
     for name, _ in bucket_columns(runs.kind.stream):
-        live[name] = buckets[name][is_last]
+        live[name] = latest[name]
     set_newest(live, runs, summary, np.flatnonzero(np.diff(runs.run, append=len(live)) != 0))
     live["received_at"] = received_at_us
+    add_to_day(live, closed, np.searchsorted(live["device_id"], closed["device_id"]))
     return closed
+
+
+def day_start(live: Rows) -> Int64:
+    """Return where the day that each live row sums begins; NEVER_US where nothing is open."""
+    opened = live["bucket_at"]
+    is_never = opened == NEVER_US
+    return np.where(is_never, NEVER_US, opened - np.where(is_never, 0, DAY_BUCKETS * BUCKET_US))
+
+
+def add_to_day(live: Rows, closed: Rows, seg: Int64, sign: int = 1) -> None:
+    """Add closed buckets to the day of the live rows `seg`, where they lie in it; in place."""
+    is_in = closed["bucket_at"] >= day_start(live)[seg]
+    for name, _ in DAY_COLUMNS:
+        np.add.at(live[name], seg[is_in], sign * closed[name.removeprefix("day_")][is_in])

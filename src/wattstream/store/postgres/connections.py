@@ -36,7 +36,7 @@ _SESSION = {
     "idle_in_transaction_session_timeout": "60s",
 }
 # A 2xx rests on synchronous_commit, whatever a role's own settings say.
-_LANE_SESSION = {
+_WRITER_SESSION = {
     **_SESSION,
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
@@ -46,9 +46,16 @@ _LANE_SESSION = {
 _log = structlog.get_logger()
 
 
-def session_sql(*, lane: bool) -> bytes:
-    """Return the statement that sets up a session."""
-    settings = _LANE_SESSION if lane else _SESSION
+def session_sql(*, writes: bool, plans_once: bool = False) -> bytes:
+    """Return the statement that sets up a session.
+
+    Args:
+        writes: Whether it is for a Worker.
+        plans_once: Whether each statement keeps its first plan.
+    """
+    settings = dict(_WRITER_SESSION if writes else _SESSION)
+    if plans_once:
+        settings["plan_cache_mode"] = "force_generic_plan"
     return b"; ".join(f"SET {name} = '{value}'".encode() for name, value in settings.items())
 
 
@@ -59,9 +66,10 @@ class Worker:
     NumPy works, without the interpreter's lock.
     """
 
-    def __init__(self, conninfo: str, name: str) -> None:
+    def __init__(self, conninfo: str, name: str, *, plans_once: bool = False) -> None:
         self._conninfo = conninfo
         self._name = name
+        self._session = session_sql(writes=True, plans_once=plans_once)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"wattstream-{name}")
         self._connection: Connection | None = None
 
@@ -107,7 +115,7 @@ class Worker:
             connect_timeout=5,
             application_name=f"{APPLICATION_NAME} {self._name}",
         )
-        connection.execute(session_sql(lane=True))
+        connection.execute(self._session)
         arrays.register(connection)
         connection.prepare_threshold = 2
         self._connection = connection

@@ -12,20 +12,46 @@ import numpy as np
 import psycopg
 
 from wattstream.domain.readings import KINDS, Kind, Readings, Stream
-from wattstream.domain.rollup import Runs, advance, state_columns
+from wattstream.domain.rollup import Runs, advance
+from wattstream.domain.rows import assign, copied
 from wattstream.domain.units import DAY_US, Bool, Float64, Int64, Rows
 from wattstream.store.port import Values, Verdict, Written
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.keys import DeviceKeys
+from wattstream.store.postgres.live import LiveCache
 from wattstream.store.postgres.partitions import Partitions
-from wattstream.store.postgres.recompute import lock, names_of, write_late
+from wattstream.store.postgres.recompute import lock, names_of, update_live, write_late
 
 # Below this many rows one INSERT in a pipeline beats a COPY, which needs round trips of its own.
 _COPY_FROM_ROWS = 400
+# Where several engines write the same devices, one flush in so many tries its live rows in memory.
+_LONGEST_PAUSE = 64
 
 
 class _StaleCacheError(Exception):
     """The registry no longer knows a cached device."""
+
+
+class _Trust:
+    """Whether live rows in memory are worth a try: less and less often where others write too."""
+
+    def __init__(self) -> None:
+        self._skip = 0
+        self._pause = 1
+
+    def is_due(self) -> bool:
+        """Return whether to try now."""
+        self._skip = max(0, self._skip - 1)
+        return self._skip == 0
+
+    def confirmed(self) -> None:
+        """Note that the rows stood."""
+        self._pause = 1
+
+    def disappointed(self) -> None:
+        """Note that another writer had changed one."""
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._skip = self._pause
 
 
 class FlushWriter:
@@ -34,6 +60,8 @@ class FlushWriter:
     def __init__(self, stream: Stream) -> None:
         self._kind: Kind = KINDS[stream]
         self._sql = statements.load("flush", stream)
+        self._live = LiveCache(stream)
+        self._trust = _Trust()
         self.keys = DeviceKeys(stream)
         self.partitions = Partitions(stream)
 
@@ -51,38 +79,100 @@ class FlushWriter:
             # A restore or an operator removed devices or a partition under us.
             self.keys.forget()
             self.partitions.forget()
+            self._live.forget()
             return self._write(connection, readings, received_at_us)
 
     def _write(
         self, connection: psycopg.Connection[Any], readings: Readings, received_at_us: int
     ) -> Written:
         key = self.keys.resolve(connection, readings.ids)
-        order = np.lexsort((readings.at_us, key))
-        batch = _Batch(self._kind, readings, key, order)
+        batch = _Batch(self._kind, readings, key)
         self.partitions.ensure(connection, batch.at_us)
-        is_small = len(order) < _COPY_FROM_ROWS
-        with connection.pipeline() if is_small else nullcontext(), connection.transaction():
+        live = self._live.get(batch.devices) if self._trust.is_due() else None
+        if live is not None and batch.is_new(live).all() and batch.is_first.all():
+            try:
+                return self._write_trusting(connection, batch, live, received_at_us)
+            except psycopg.errors.DivisionByZero:  # see update_steady
+                self._trust.disappointed()
+        with connection.transaction():
+            connection.execute(self._sql["plan_anew"])
             live = self._lock(connection, batch.devices)
-            is_new = batch.at_us > live["last_at"][batch.seg]
-            batch.settle(self._held(connection, batch, ~is_new))
+            outcome = self._write_locked(connection, batch, live, received_at_us)
+        self._live.put(live)
+        return outcome
+
+    def _write_trusting(
+        self,
+        connection: psycopg.Connection[Any],
+        batch: "_Batch",
+        live: Rows,
+        received_at_us: int,
+    ) -> Written:
+        """Write a batch of readings newer than all of their devices', without reading anything.
+
+        Raises:
+            DivisionByZero: A live row is not the one in memory; nothing was written.
+        """
+        before = copied(live)
+        closed = advance(live, batch.all_runs(live), received_at_us)
+        is_small = len(batch.key) < _COPY_FROM_ROWS
+        with connection.pipeline() if is_small else nullcontext(), connection.transaction():
+            # The update comes first: it is the lock.
+            self._update(connection, before, live, batch.at_us)
             self._write_history(connection, batch, is_small=is_small)
-            late, new = (np.flatnonzero(batch.is_stored & part) for part in (~is_new, is_new))
-            if len(late):
-                devices, runs = batch.runs(late, live)
-                write_late(connection, runs)
-                live[devices] = runs.device
-            if len(new):
-                devices, runs = batch.runs(new, live)
-                self._put_buckets(connection, advance(runs.device, runs, received_at_us))
-                live[devices] = runs.device
-            if len(late) or len(new):
-                is_touched = np.zeros(len(live), np.bool_)
-                is_touched[batch.seg[batch.is_stored]] = True
-                self._update(connection, live[is_touched], batch.at_us[batch.is_stored])
+            self._put_buckets(connection, closed)
+        self._trust.confirmed()
+        self._live.put(live)
+        return batch.outcome()
+
+    def _write_locked(
+        self,
+        connection: psycopg.Connection[Any],
+        batch: "_Batch",
+        live: Rows,
+        received_at_us: int,
+    ) -> Written:
+        """Write a batch of any readings, live rows locked; those are updated in place."""
+        before = copied(live)
+        is_new = batch.is_new(live)
+        batch.settle(self._held(connection, batch, ~is_new))
+        self._write_history(connection, batch, is_small=len(batch.key) < _COPY_FROM_ROWS)
+        late, new = (np.flatnonzero(batch.is_stored & part) for part in (~is_new, is_new))
+        if len(late):
+            devices, runs = batch.runs(late, live)
+            write_late(connection, runs)
+            assign(live, devices, runs.device)
+        if len(new):
+            devices, runs = batch.runs(new, live)
+            self._put_buckets(connection, advance(runs.device, runs, received_at_us))
+            assign(live, devices, runs.device)
+        if len(late) or len(new):
+            is_touched = np.zeros(len(live), np.bool_)
+            is_touched[batch.seg[batch.is_stored]] = True
+            changed = live.compress(is_touched)
+            self._update(
+                connection, before.compress(is_touched), changed, batch.at_us[batch.is_stored]
+            )
+            assign(live, is_touched, changed)
         return batch.outcome()
 
     def _lock(self, connection: psycopg.Connection[Any], devices: Int64) -> Rows:
-        live = lock(connection, self._kind.stream, devices)
+        """Lock live rows and return them, from memory those whose version tells that they stand."""
+        stream = self._kind.stream
+        live = self._live.get(devices)
+        if live is None:
+            live = lock(connection, stream, devices)
+        else:
+            key = arrays.PgArray(devices.astype(np.int32))
+            found = connection.execute(
+                self._sql["lock_versions"], {"device_id": key}, binary=True
+            ).fetchone()
+            versions = found[0] if found and found[0] is not None else np.zeros(0, np.int64)
+            is_stale = versions != live["version"] if len(versions) == len(live) else None
+            if is_stale is None:
+                raise _StaleCacheError
+            if is_stale.any():
+                assign(live, is_stale, lock(connection, stream, devices[is_stale]))
         if len(live) != len(devices):
             raise _StaleCacheError
         return live
@@ -138,10 +228,11 @@ class FlushWriter:
         if len(closed):
             connection.execute(self._sql["put_buckets"], arrays.params(closed, names_of(closed)))
 
-    def _update(self, connection: psycopg.Connection[Any], live: Rows, at_us: Int64) -> None:
-        """Write changed live rows, and count the stored readings by day."""
-        names = ["device_id", *(name for name, _ in state_columns(self._kind.stream))]
-        connection.execute(self._sql["update_live"], arrays.params(live, names))
+    def _update(
+        self, connection: psycopg.Connection[Any], before: Rows, live: Rows, at_us: Int64
+    ) -> None:
+        """Write changed live rows, in place a new version, and count the stored readings by day."""
+        update_live(connection, self._kind.stream, before, live)
         connection.execute(self._sql["count_days"], _day_counts(at_us))
 
 
@@ -153,7 +244,8 @@ class _Batch:
         seg: Position of each row's device among them, int64[n].
     """
 
-    def __init__(self, kind: Kind, readings: Readings, key: Int64, order: Int64) -> None:
+    def __init__(self, kind: Kind, readings: Readings, key: Int64) -> None:
+        order = np.lexsort((readings.at_us, key))
         self._kind = kind
         self._order = order
         self.key = key[order]
@@ -169,6 +261,10 @@ class _Batch:
         self.is_stored = self.is_first.copy()
         self._verdicts = np.zeros(len(order), np.int8)
         self._standing: dict[int, Values] = {}
+
+    def is_new(self, live: Rows) -> Bool:
+        """Return which rows are newer than their devices' newest."""
+        return np.asarray(self.at_us > live["last_at"][self.seg])
 
     def settle(self, held: "_Held") -> None:
         """Give every row its verdict, given the first rows that history already holds."""
@@ -196,7 +292,7 @@ class _Batch:
         """
         seg = self.seg[rows]
         starts = np.diff(seg, prepend=-1) != 0
-        devices, device = seg[starts], live[seg[starts]]
+        devices, device = seg[starts], live.take(seg[starts])
         run = np.cumsum(starts) - 1
         return devices, Runs(
             self._kind,
@@ -206,6 +302,12 @@ class _Batch:
             self.values[rows],
             device,
             carry=device,
+        )
+
+    def all_runs(self, live: Rows) -> Runs:
+        """Return all rows as one run a device."""
+        return Runs(
+            self._kind, self.seg, self.at_us, self.ukwh, self.values, device=live, carry=live
         )
 
     def outcome(self) -> Written:

@@ -7,23 +7,29 @@ import psycopg
 
 from wattstream.domain.holdings import Repair
 from wattstream.domain.readings import KINDS, Kind, Stream
-from wattstream.domain.register import needs_predecessors
+from wattstream.domain.register import RULE_COLUMNS, needs_predecessors
 from wattstream.domain.rollup import (
     CARRY,
+    DAY_COLUMNS,
     Runs,
     Summary,
+    add_to_day,
     bucket_columns,
+    day_start,
     empty_live,
     live_dtype,
     open_buckets,
     rollup_dtype,
     set_newest,
     state_columns,
+    steady_columns,
     sum_columns,
     summarize,
 )
+from wattstream.domain.rows import assign, copied, opaque
 from wattstream.domain.units import BUCKET_US, NEVER_US, Bool, Int64, Rows, bucket_of
 from wattstream.store.postgres import arrays, statements
+from wattstream.store.postgres.live import new_version
 
 Connection = psycopg.Connection[Any]
 
@@ -45,7 +51,7 @@ def write_late(connection: Connection, late: Runs) -> None:
         chosen = _choose(late, part)
         if len(chosen.run):
             write(connection, chosen)
-            late.device[part] = chosen.device
+            assign(late.device, part, chosen.device)
 
 
 def _choose(runs: Runs, part: Bool) -> Runs:
@@ -58,8 +64,8 @@ def _choose(runs: Runs, part: Bool) -> Runs:
         runs.at_us[rows],
         runs.ukwh[rows],
         runs.values[rows],
-        runs.device[part],
-        runs.carry[part],
+        runs.device.compress(part),
+        runs.carry.compress(part),
     )
 
 
@@ -75,6 +81,7 @@ def _add(connection: Connection, late: Runs) -> None:
     for name in sum_columns(stream):
         live[name][summary.run[is_open]] += buckets[name][is_open]
     closed = buckets[~is_open]
+    add_to_day(live, closed, summary.run[~is_open])
     if len(closed):
         statement = statements.load("flush", stream)["add_buckets"]
         connection.execute(statement, arrays.params(closed, names_of(closed)))
@@ -115,6 +122,9 @@ def _recompute_touched(connection: Connection, late: Runs) -> None:
         live[name] = summary.buckets[name][is_open]
     set_newest(live, runs, summary, np.flatnonzero(np.diff(seg, append=len(live)) != 0))
     is_same = is_known & ~_differs(known[index], summary.buckets)
+    for buckets, rows, sign in ((known[index], is_known, -1), (summary.buckets, True, 1)):
+        chosen = ~is_open & ~is_same & rows
+        add_to_day(live, buckets[chosen], seg[starts][chosen], sign)
     closed = summary.buckets[~is_open & ~is_same]
     if len(closed):
         statement = statements.load("flush", kind.stream)["put_buckets"]
@@ -184,13 +194,45 @@ def _find(seg: Int64, bucket_at: Int64, seek_seg: Int64, seek_at: Int64) -> Int6
 
 def lock(connection: Connection, stream: Stream, devices: Int64) -> Rows:
     """Lock the live rows of devices and return them, sorted by device."""
-    dtype = live_dtype(stream)
     record = connection.execute(
         statements.load("flush", stream)["lock"],
         {"device_id": arrays.PgArray(devices.astype(np.int32))},
         binary=True,
     ).fetchone()
-    return arrays.to_rows(record or (), dtype.names or (), dtype)
+    names = ["device_id", *(name for name, _ in (*RULE_COLUMNS, *state_columns(stream)))]
+    return arrays.to_rows(record or (), names, live_dtype(stream))
+
+
+def update_live(connection: Connection, stream: Stream, before: Rows, live: Rows) -> None:
+    """Write live rows and give them a new version, in place.
+
+    Args:
+        connection: Inside a transaction.
+        stream: The stream of the devices.
+        before: The rows as they were read, sorted by device.
+        live: The same devices' rows as they shall be; their day columns hold what is added.
+
+    Raises:
+        DivisionByZero: The database has another version of a row; see the statement.
+    """
+    live["version"] = new_version()
+    is_steady = (
+        (before["bucket_at"] == live["bucket_at"]) | (before["bucket_at"] == NEVER_US)
+    ).all() and not needs_predecessors(live).any()
+    names = ["device_id", *steady_columns(stream)]
+    more = {
+        "devices": len(live),
+        "read_version": arrays.PgArray(np.ascontiguousarray(before["version"])),
+    }
+    if not is_steady or any(live[name].any() for name, _ in DAY_COLUMNS):
+        is_steady = False
+        names = ["device_id", *(name for name, _ in (*state_columns(stream), *DAY_COLUMNS))]
+        left_from = day_start(before)
+        left_to = np.minimum(day_start(live), before["bucket_at"])
+        more["left_from_at"] = arrays.PgArray(left_from, times=True)
+        more["left_to_at"] = arrays.PgArray(left_to, times=True)
+    statement = statements.load("flush", stream)["update_steady" if is_steady else "update_live"]
+    connection.execute(statement, arrays.params(live, names) | more)
 
 
 def rebuild(
@@ -217,7 +259,7 @@ def rebuild(
     device, at_us, ukwh, values = _columns(
         connection.execute(statement["raw_range"], limits, binary=True).fetchone()
     )
-    before = live.copy()
+    before = copied(live)
     rebuilt = empty_rollup(stream, 0)
     if len(device):
         present, run = np.unique(np.searchsorted(live["device_id"], device), return_inverse=True)
@@ -227,15 +269,25 @@ def rebuild(
         rebuilt = _reopen(live, present, runs, summary)
     repaired = _replace_closed(connection, stream, closed, rebuilt)
     changed = _differs(live, before)
-    repaired += int(changed.sum())
     if changed.any():
-        names = ["device_id", *(name for name, _ in state_columns(stream))]
-        connection.execute(
-            statements.load("flush", stream)["update_live"], arrays.params(live[changed], names)
-        )
+        rows = live.compress(changed)
+        update_live(connection, stream, before.compress(changed), rows)
+        assign(live, changed, rows)
+    changed |= np.isin(live["device_id"], _mend_days(connection, stream, live))
+    repaired += int(changed.sum())
     is_open = (live["bucket_at"] >= start_us) & (live["bucket_at"] < end_us)
     is_open &= live["bucket_at"] != NEVER_US
     return Repair(len(_union(closed, rebuilt)) + int(is_open.sum()), repaired)
+
+
+def _mend_days(connection: Connection, stream: Stream, live: Rows) -> Int64:
+    """Make the day's sums of live rows what their rollups add up to; return whose differed."""
+    row = connection.execute(
+        statements.load("flush", stream)["mend_days"],
+        {"device_id": arrays.PgArray(live["device_id"]), "version": new_version()},
+        binary=True,
+    ).fetchone()
+    return np.zeros(0, np.int64) if row is None or row[0] is None else row[0]
 
 
 def _reopen(live: Rows, present: Int64, runs: Runs, summary: Summary) -> Rows:
@@ -283,7 +335,7 @@ def _carry_before(
 def _replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows) -> int:
     """Make the rollup say `new` where it said `old`; return how many buckets differed."""
     statement = statements.load("flush", stream)
-    wrong = new[~np.isin(_bytes(new), _bytes(old))]
+    wrong = new[~np.isin(opaque(new), opaque(old))]
     gone = np.setdiff1d(_names(old), _names(new))
     if len(wrong):
         connection.execute(statement["put_buckets"], arrays.params(wrong, names_of(wrong)))
@@ -298,12 +350,6 @@ def _names(buckets: Rows) -> Rows:
     for name in names_of(names):
         names[name] = buckets[name]
     return names
-
-
-def _bytes(rows: Rows) -> Rows:
-    """Return rows as opaque values that compare byte by byte, so NaN equals NaN."""
-    opaque: Rows = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.dtype.itemsize)))
-    return opaque
 
 
 def _differs(a: Rows, b: Rows) -> Bool:

@@ -5,12 +5,22 @@ names and column lists that follow from a stream's shape.
 """
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 
+import numpy as np
+
 from wattstream.domain.readings import KINDS, Stream
 from wattstream.domain.register import RULE_COLUMNS
-from wattstream.domain.rollup import CARRY, bucket_columns, state_columns, sum_columns
+from wattstream.domain.rollup import (
+    CARRY,
+    DAY_COLUMNS,
+    bucket_columns,
+    state_columns,
+    steady_columns,
+    sum_columns,
+)
 from wattstream.store.postgres.arrays import is_time
 
 _FOLDER = resources.files("wattstream.store.postgres") / "sql"
@@ -49,22 +59,25 @@ def _placeholders(stream: Stream) -> dict[str, str]:
     state, bucket = state_columns(stream), bucket_columns(stream)
     fields = [field.column for field in kind.fields]
     rules = [name for name, _ in RULE_COLUMNS]
+    types = dict([*state, *DAY_COLUMNS])
+    steady = steady_columns(stream)
     state_names, bucket_names = [name for name, _ in state], [name for name, _ in bucket]
     live_names = ["device_id", *rules, *state_names]
     sums = [name for name in sum_columns(stream) if name.endswith(("_micro", "_count"))]
     return {
         "stream": stream.value,
         "fields": ", ".join(fields),
-        "field_arrays": ", ".join(f"%({name})s::float8[]" for name in fields),
+        "field_rows": _rows(dict.fromkeys(fields, np.float64)),
         "field_nulls": ", ".join(f"nullif({name}, 'NaN') AS {name}" for name in fields),
         "field_aggregates": ", ".join(f"array_agg(coalesce({name}, 'NaN'))" for name in fields),
         "live_names": ", ".join(live_names),
         "live_aggregates": ", ".join(_aggregate(name, fields) for name in live_names),
-        "state_names": ", ".join(state_names),
-        "state_arrays": ", ".join(_array(name, kind_) for name, kind_ in state),
+        "state_rows": _rows(types),
         "state_assignments": ", ".join(_assignment(name, fields) for name in state_names),
+        "steady_rows": _rows({name: types[name] for name in steady}),
+        "steady_assignments": ", ".join(_assignment(name, fields) for name in steady),
         "bucket_names": ", ".join(bucket_names),
-        "bucket_arrays": ", ".join(_array(name, kind_) for name, kind_ in bucket),
+        "bucket_rows": _rows(dict(bucket)),
         "bucket_values": ", ".join(_bucket_value(name) for name in bucket_names),
         "bucket_aggregates": ", ".join(_bucket_aggregate(name) for name in bucket_names),
         "bucket_replaced": ", ".join(
@@ -78,9 +91,17 @@ def _placeholders(stream: Stream) -> dict[str, str]:
     }
 
 
-def _array(name: str, scalar: type) -> str:
+def _rows(columns: Mapping[str, type]) -> str:
+    """Return columns for a SELECT list that makes a row of each position of array parameters.
+
+    There, unlike in FROM, PostgreSQL does not keep a copy of every column on the way.
+    """
+    return ", ".join(_unnested(name, scalar) for name, scalar in columns.items())
+
+
+def _unnested(name: str, scalar: type) -> str:
     sql_type = "timestamptz" if is_time(name) else _TYPES[scalar.__name__]
-    return f"%({name})s::{sql_type}[]"
+    return f"unnest(%({name})s::{sql_type}[]) AS {name}"
 
 
 def _aggregate(name: str, nullable: list[str]) -> str:

@@ -29,6 +29,7 @@ from wattstream.store.postgres.connections import (
     unavailable,
 )
 from wattstream.store.postgres.flush import FlushWriter
+from wattstream.store.postgres.live import new_version
 from wattstream.store.postgres.recompute import lock, rebuild
 
 MAX_RECORD_BYTES = 8192
@@ -43,7 +44,9 @@ class PostgresStore:
 
     def __init__(self, conninfo: str, *, read_connections: int) -> None:
         self._writers = {stream: FlushWriter(stream) for stream in Stream}
-        self._lanes = {stream: Worker(conninfo, f"{stream} lane") for stream in Stream}
+        self._lanes = {
+            stream: Worker(conninfo, f"{stream} lane", plans_once=True) for stream in Stream
+        }
         self._keeper = Worker(conninfo, "keeper")
         self._admin = Worker(conninfo, "admin")
         self._pool = AsyncConnectionPool(
@@ -167,6 +170,7 @@ class PostgresStore:
                     "modulus_ukwh": after.rules.modulus_ukwh or 0,
                     "rated_w": after.rules.rated_w or 0,
                     "heartbeat_s": after.rules.heartbeat_s,
+                    "version": new_version(),
                 }
                 connection.execute(
                     statements.load("recompute", stream)["set_rules"], {"device_id": key, **columns}
@@ -178,7 +182,7 @@ class PostgresStore:
 
 
 async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
-    await connection.execute(session_sql(lane=False))
+    await connection.execute(session_sql(writes=False))
     await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
     await connection.set_read_only(True)
     arrays.register(connection)

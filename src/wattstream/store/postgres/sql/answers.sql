@@ -31,20 +31,26 @@ SELECT before1_at, before1_ukwh, before2_at, before2_ukwh
 FROM {stream}_live WHERE device_id = %(device_id)s AND bucket_at = %(start_at)s
 
 -- name: fleet_totals
+-- The live row sums the day up to and with its open bucket. Closed buckets between that day's
+-- start and the wanted one are read and taken off, or added; for a fleet that reports, none.
 SELECT array_agg(device_id), array_agg(energy_ukwh), array_agg(suspect_ukwh), array_agg(readings)
 FROM (
     SELECT l.device_id,
-        coalesce(r.energy_ukwh, 0) + CASE WHEN is_open THEN l.energy_ukwh ELSE 0 END
-            AS energy_ukwh,
-        coalesce(r.suspect_ukwh, 0) + CASE WHEN is_open THEN l.suspect_ukwh ELSE 0 END
-            AS suspect_ukwh,
-        coalesce(r.readings, 0) + CASE WHEN is_open THEN l.readings ELSE 0 END AS readings
-    FROM (SELECT *, bucket_at >= %(start_at)s AS is_open FROM {stream}_live) AS l,
+        l.energy_ukwh + l.day_energy_ukwh + coalesce(r.energy_ukwh, 0) AS energy_ukwh,
+        l.suspect_ukwh + l.day_suspect_ukwh + coalesce(r.suspect_ukwh, 0) AS suspect_ukwh,
+        l.readings + l.day_readings + coalesce(r.readings, 0) AS readings
+    FROM (
+        SELECT *, bucket_at - interval '23:45' AS day_at FROM {stream}_live
+        WHERE bucket_at >= %(start_at)s::timestamptz
+    ) AS l,
     LATERAL (
-        SELECT sum(energy_ukwh)::int8 AS energy_ukwh, sum(suspect_ukwh)::int8 AS suspect_ukwh,
-            sum(readings)::int8 AS readings
-        FROM {stream}_rollup
-        WHERE device_id = l.device_id AND bucket_at >= %(start_at)s
+        SELECT sum(sign * energy_ukwh)::int8 AS energy_ukwh,
+            sum(sign * suspect_ukwh)::int8 AS suspect_ukwh, sum(sign * readings)::int8 AS readings
+        FROM {stream}_rollup,
+            (SELECT CASE WHEN l.day_at < %(start_at)s::timestamptz THEN -1 ELSE 1 END) AS s(sign)
+        WHERE l.day_at <> %(start_at)s::timestamptz AND device_id = l.device_id
+            AND bucket_at >= least(l.day_at, %(start_at)s::timestamptz)
+            AND bucket_at < greatest(l.day_at, %(start_at)s::timestamptz)
     ) AS r
     ORDER BY l.device_id
 ) AS devices

@@ -9,6 +9,19 @@ FROM (
     FOR UPDATE
 ) AS locked
 
+-- name: lock_versions
+SELECT array_agg(version)
+FROM (
+    SELECT version FROM {stream}_live
+    WHERE device_id = ANY(%(device_id)s::int4[])
+    ORDER BY device_id
+    FOR UPDATE
+) AS locked
+
+-- name: plan_anew
+-- Lookups in history are planned with their times, so that partitions are pruned.
+SET LOCAL plan_cache_mode = force_custom_plan
+
 -- name: existing
 -- Which of these readings history already holds, by position, and with which values.
 -- OFFSET 0 makes it one index lookup a reading: with statistics of an hour ago the planner
@@ -29,26 +42,87 @@ COPY {stream}_history (device_id, measured_at, energy_ukwh, {fields}) FROM STDIN
 -- name: insert_history
 INSERT INTO {stream}_history (device_id, measured_at, energy_ukwh, {fields})
 SELECT device_id, measured_at, energy_ukwh, {field_nulls}
-FROM unnest(
-    %(device_id)s::int4[], %(measured_at)s::timestamptz[], %(energy_ukwh)s::int8[], {field_arrays}
-) AS u(device_id, measured_at, energy_ukwh, {fields})
+FROM (
+    SELECT unnest(%(device_id)s::int4[]) AS device_id,
+        unnest(%(measured_at)s::timestamptz[]) AS measured_at,
+        unnest(%(energy_ukwh)s::int8[]) AS energy_ukwh, {field_rows}
+) AS u
+
+-- name: update_steady
+-- Live rows whose open bucket goes on. A row that somebody else changed since it was read has
+-- another version: then the division by zero undoes the flush. Rows are locked in one order.
+WITH updated AS (
+    UPDATE {stream}_live AS l
+    SET {steady_assignments}
+    FROM (
+        SELECT unnest(%(device_id)s::int4[]) AS device_id,
+            unnest(%(read_version)s::int8[]) AS read_version, {steady_rows}
+    ) AS u
+    WHERE l.device_id = u.device_id AND l.version = u.read_version
+    RETURNING 1
+)
+SELECT 1 / (count(*) = %(devices)s)::int FROM updated
 
 -- name: update_live
-UPDATE {stream}_live AS l SET {state_assignments}
-FROM unnest(%(device_id)s::int4[], {state_arrays}) AS u(device_id, {state_names})
-WHERE l.device_id = u.device_id
+-- Live rows whose open bucket may have changed, or whose rules look back. The day's sums lose what
+-- left the day at its start, [left_from_at, left_to_at); what joined it is added.
+WITH updated AS (
+    UPDATE {stream}_live AS l
+    SET {state_assignments},
+        day_energy_ukwh = l.day_energy_ukwh + u.day_energy_ukwh - coalesce(x.energy_ukwh, 0),
+        day_suspect_ukwh = l.day_suspect_ukwh + u.day_suspect_ukwh - coalesce(x.suspect_ukwh, 0),
+        day_readings = l.day_readings + u.day_readings - coalesce(x.readings, 0)
+    FROM (
+        SELECT unnest(%(device_id)s::int4[]) AS device_id,
+            unnest(%(read_version)s::int8[]) AS read_version,
+            unnest(%(left_from_at)s::timestamptz[]) AS left_from_at,
+            unnest(%(left_to_at)s::timestamptz[]) AS left_to_at, {state_rows}
+    ) AS u,
+    LATERAL (
+        SELECT sum(r.energy_ukwh)::int8 AS energy_ukwh, sum(r.suspect_ukwh)::int8 AS suspect_ukwh,
+            sum(r.readings)::int4 AS readings
+        FROM {stream}_rollup AS r
+        WHERE u.left_from_at < u.left_to_at AND r.device_id = u.device_id
+            AND r.bucket_at >= u.left_from_at AND r.bucket_at < u.left_to_at
+    ) AS x
+    WHERE l.device_id = u.device_id AND l.version = u.read_version
+    RETURNING 1
+)
+SELECT 1 / (count(*) = %(devices)s)::int FROM updated
 
 -- name: put_buckets
 INSERT INTO {stream}_rollup AS r (device_id, {bucket_names})
 SELECT device_id, {bucket_values}
-FROM unnest(%(device_id)s::int4[], {bucket_arrays}) AS u(device_id, {bucket_names})
+FROM (SELECT unnest(%(device_id)s::int4[]) AS device_id, {bucket_rows}) AS u
 ON CONFLICT (device_id, bucket_at) DO UPDATE SET {bucket_replaced}
 
 -- name: add_buckets
 INSERT INTO {stream}_rollup AS r (device_id, {bucket_names})
 SELECT device_id, {bucket_values}
-FROM unnest(%(device_id)s::int4[], {bucket_arrays}) AS u(device_id, {bucket_names})
+FROM (SELECT unnest(%(device_id)s::int4[]) AS device_id, {bucket_rows}) AS u
 ON CONFLICT (device_id, bucket_at) DO UPDATE SET {bucket_added}
+
+-- name: mend_days
+-- The day's sums of some devices from their rollups, where they differ. Rows are locked already.
+WITH mended AS (
+    UPDATE {stream}_live AS l
+    SET day_energy_ukwh = d.energy_ukwh, day_suspect_ukwh = d.suspect_ukwh,
+        day_readings = d.readings, version = %(version)s
+    FROM unnest(%(device_id)s::int4[]) AS u(device_id),
+    LATERAL (
+        SELECT coalesce(sum(r.energy_ukwh), 0)::int8 AS energy_ukwh,
+            coalesce(sum(r.suspect_ukwh), 0)::int8 AS suspect_ukwh,
+            coalesce(sum(r.readings), 0)::int4 AS readings
+        FROM {stream}_live AS o JOIN {stream}_rollup AS r ON r.device_id = o.device_id
+        WHERE o.device_id = u.device_id AND o.bucket_at > '-infinity'
+            AND r.bucket_at >= o.bucket_at - interval '23:45' AND r.bucket_at < o.bucket_at
+    ) AS d
+    WHERE l.device_id = u.device_id
+        AND (l.day_energy_ukwh, l.day_suspect_ukwh, l.day_readings)
+            IS DISTINCT FROM (d.energy_ukwh, d.suspect_ukwh, d.readings)
+    RETURNING l.device_id
+)
+SELECT array_agg(device_id) FROM mended
 
 -- name: delete_buckets
 DELETE FROM {stream}_rollup AS r

@@ -1,0 +1,53 @@
+"""Live rows of one stream kept in memory, so that a flush need not read them first.
+
+A row is as it was when this engine last read or wrote it. Its version tells whether the
+database still has that one: whoever changes a live row gives it a new version, so a stale
+row is noticed by the statement that would overwrite it.
+"""
+
+import secrets
+
+import numpy as np
+
+from wattstream.domain.readings import Stream
+from wattstream.domain.rollup import DAY_COLUMNS, live_dtype
+from wattstream.domain.rows import assign
+from wattstream.domain.units import Int64, Rows
+
+_MAX_KEY = 250_000  # about 40 MB a stream; devices with greater keys are read each time
+
+
+def new_version() -> int:
+    """Return a version that no live row has had, as far as 63 random bits can tell."""
+    return secrets.randbits(63) | 1
+
+
+class LiveCache:
+    """Live rows by device key."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._rows: Rows = np.zeros(0, live_dtype(stream))
+
+    def get(self, devices: Int64) -> Rows | None:
+        """Return copies of the rows of devices, keys ascending, or None where one is unknown."""
+        if int(devices[-1]) >= len(self._rows):
+            return None
+        rows: Rows = self._rows.take(devices)
+        return rows if rows["device_id"].all() else None
+
+    def put(self, rows: Rows) -> None:
+        """Remember rows that are committed, or locked and just read."""
+        rows = rows.compress(rows["device_id"] < _MAX_KEY)
+        for name, _ in DAY_COLUMNS:
+            rows[name] = 0
+        if len(rows) == 0:
+            return
+        if (last := int(rows["device_id"][-1])) >= len(self._rows):
+            grown = np.zeros(min(2 * last + 1024, _MAX_KEY), self._rows.dtype)
+            grown[: len(self._rows)] = self._rows
+            self._rows = grown
+        assign(self._rows, rows["device_id"], rows)
+
+    def forget(self) -> None:
+        """Drop everything."""
+        self._rows = self._rows[:0]

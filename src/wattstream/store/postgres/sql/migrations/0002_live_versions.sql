@@ -1,0 +1,39 @@
+-- Live rows get a version, so that a writer may keep them in memory and notice when somebody else
+-- changed one; and the sums of their last day, so that an answer over all devices reads one row each.
+
+ALTER TABLE meter_live
+    ADD COLUMN day_energy_ukwh int8 NOT NULL DEFAULT 0,
+    ADD COLUMN day_suspect_ukwh int8 NOT NULL DEFAULT 0,
+    ADD COLUMN day_readings int4 NOT NULL DEFAULT 0,
+    ADD COLUMN version int8 NOT NULL DEFAULT 0;
+ALTER TABLE vehicle_live
+    ADD COLUMN day_energy_ukwh int8 NOT NULL DEFAULT 0,
+    ADD COLUMN day_suspect_ukwh int8 NOT NULL DEFAULT 0,
+    ADD COLUMN day_readings int4 NOT NULL DEFAULT 0,
+    ADD COLUMN version int8 NOT NULL DEFAULT 0;
+
+COMMENT ON COLUMN meter_live.version IS 'A new random number with every change of the row.';
+COMMENT ON COLUMN vehicle_live.version IS 'A new random number with every change of the row.';
+COMMENT ON COLUMN meter_live.day_energy_ukwh IS 'Sum of the closed quarter-hours in [bucket_at - 23:45, bucket_at), micro-kWh; so are the other day columns.';
+COMMENT ON COLUMN vehicle_live.day_energy_ukwh IS 'Sum of the closed quarter-hours in [bucket_at - 23:45, bucket_at), micro-kWh; so are the other day columns.';
+
+UPDATE meter_live AS l
+SET day_energy_ukwh = d.energy_ukwh, day_suspect_ukwh = d.suspect_ukwh, day_readings = d.readings
+FROM (
+    SELECT device_id, sum(r.energy_ukwh) AS energy_ukwh, sum(r.suspect_ukwh) AS suspect_ukwh,
+        sum(r.readings) AS readings
+    FROM meter_live JOIN meter_rollup AS r USING (device_id)
+    WHERE r.bucket_at >= meter_live.bucket_at - interval '23:45'
+    GROUP BY device_id
+) AS d
+WHERE d.device_id = l.device_id;
+UPDATE vehicle_live AS l
+SET day_energy_ukwh = d.energy_ukwh, day_suspect_ukwh = d.suspect_ukwh, day_readings = d.readings
+FROM (
+    SELECT device_id, sum(r.energy_ukwh) AS energy_ukwh, sum(r.suspect_ukwh) AS suspect_ukwh,
+        sum(r.readings) AS readings
+    FROM vehicle_live JOIN vehicle_rollup AS r USING (device_id)
+    WHERE r.bucket_at >= vehicle_live.bucket_at - interval '23:45'
+    GROUP BY device_id
+) AS d
+WHERE d.device_id = l.device_id;
