@@ -92,8 +92,11 @@ DAY_COLUMNS = [
 
 @cache
 def steady_columns(stream: Stream) -> list[str]:
-    """Return the columns that change with a reading in the open bucket, without a look back."""
-    kept = {"prev_at", "prev_ukwh", "suspect_ukwh", *CARRY}
+    """Return the columns that differ between devices after a reading in their open bucket.
+
+    Where rules do not look back, what is not among them stays as it was.
+    """
+    kept = {"version", "received_at", "bucket_at", "prev_at", "prev_ukwh", "suspect_ukwh", *CARRY}
     return [name for name, _ in state_columns(stream) if name not in kept]
 
 

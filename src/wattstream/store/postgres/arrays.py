@@ -106,9 +106,14 @@ def register(context: AdaptContext) -> None:
     context.adapters.register_loader(_TIMESTAMPTZ, _TimeLoader)
 
 
+def column(rows: Rows, name: str) -> PgArray:
+    """Return a column of a structured array as a statement parameter."""
+    return PgArray(rows[name], times=is_time(name))
+
+
 def params(rows: Rows, names: Iterable[str]) -> dict[str, PgArray]:
     """Return columns of a structured array as statement parameters, by name."""
-    return {name: PgArray(np.ascontiguousarray(rows[name]), times=is_time(name)) for name in names}
+    return {name: column(rows, name) for name in names}
 
 
 def to_rows(record: Sequence[Any], names: Sequence[str], dtype: np.dtype[np.void]) -> Rows:

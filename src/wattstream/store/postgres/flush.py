@@ -20,7 +20,13 @@ from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.keys import DeviceKeys
 from wattstream.store.postgres.live import LiveCache
 from wattstream.store.postgres.partitions import Partitions
-from wattstream.store.postgres.recompute import lock, names_of, update_live, write_late
+from wattstream.store.postgres.recompute import (
+    ChangedRowError,
+    lock,
+    names_of,
+    update_live,
+    write_late,
+)
 
 # Below this many rows one INSERT in a pipeline beats a COPY, which needs round trips of its own.
 _COPY_FROM_ROWS = 400
@@ -92,7 +98,7 @@ class FlushWriter:
         if live is not None and batch.is_new(live).all() and batch.is_first.all():
             try:
                 return self._write_trusting(connection, batch, live, received_at_us)
-            except psycopg.errors.DivisionByZero:  # see update_steady
+            except (ChangedRowError, psycopg.errors.DivisionByZero):
                 self._trust.disappointed()
         with connection.transaction():
             connection.execute(self._sql["plan_anew"])
@@ -111,7 +117,7 @@ class FlushWriter:
         """Write a batch of readings newer than all of their devices', without reading anything.
 
         Raises:
-            DivisionByZero: A live row is not the one in memory; nothing was written.
+            ChangedRowError, DivisionByZero: A live row is not the one in memory; nothing was written.
         """
         before = copied(live)
         closed = advance(live, batch.all_runs(live), received_at_us)

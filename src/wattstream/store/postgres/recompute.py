@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import psycopg
+from psycopg.pq import PipelineStatus
 
 from wattstream.domain.holdings import Repair
 from wattstream.domain.readings import KINDS, Kind, Stream
@@ -203,8 +204,14 @@ def lock(connection: Connection, stream: Stream, devices: Int64) -> Rows:
     return arrays.to_rows(record or (), names, live_dtype(stream))
 
 
+class ChangedRowError(Exception):
+    """A live row is not as it was read: somebody else changed it."""
+
+
 def update_live(connection: Connection, stream: Stream, before: Rows, live: Rows) -> None:
     """Write live rows and give them a new version, in place.
+
+    Rows are found by key in the order given, so that writers lock them in one order.
 
     Args:
         connection: Inside a transaction.
@@ -213,26 +220,39 @@ def update_live(connection: Connection, stream: Stream, before: Rows, live: Rows
         live: The same devices' rows as they shall be; their day columns hold what is added.
 
     Raises:
-        DivisionByZero: The database has another version of a row; see the statement.
+        ChangedRowError: The database has another version of a row.
+        DivisionByZero: The same, in pipeline mode, where it shows at the end.
     """
-    live["version"] = new_version()
-    is_steady = (
-        (before["bucket_at"] == live["bucket_at"]) | (before["bucket_at"] == NEVER_US)
-    ).all() and not needs_predecessors(live).any()
-    names = ["device_id", *steady_columns(stream)]
-    more = {
-        "devices": len(live),
-        "read_version": arrays.PgArray(np.ascontiguousarray(before["version"])),
-    }
-    if not is_steady or any(live[name].any() for name, _ in DAY_COLUMNS):
-        is_steady = False
-        names = ["device_id", *(name for name, _ in (*state_columns(stream), *DAY_COLUMNS))]
+    version = new_version()
+    live["version"] = version
+    received_at = int(live["received_at"][0])
+    read = {"version": version, "read_version": arrays.column(before, "version")}
+    if (
+        (before["bucket_at"] == live["bucket_at"]).all()
+        and (live["received_at"] == received_at).all()
+        and not needs_predecessors(live).any()
+        and not any(live[name].any() for name, _ in DAY_COLUMNS)
+    ):
+        statement = statements.load("flush", stream)["update_steady"]
+        params = arrays.params(live, ["device_id", *steady_columns(stream)])
+        read["received_at"] = arrays.time_param(received_at)
+    else:
+        statement = statements.load("flush", stream)["update_live"]
+        names = ("device_id", *(name for name, _ in (*state_columns(stream), *DAY_COLUMNS)))
         left_from = day_start(before)
-        left_to = np.minimum(day_start(live), before["bucket_at"])
-        more["left_from_at"] = arrays.PgArray(left_from, times=True)
-        more["left_to_at"] = arrays.PgArray(left_to, times=True)
-    statement = statements.load("flush", stream)["update_steady" if is_steady else "update_live"]
-    connection.execute(statement, arrays.params(live, names) | more)
+        params = arrays.params(live, [name for name in names if name != "version"]) | {
+            "left_from_at": arrays.PgArray(left_from, times=True),
+            "left_to_at": arrays.PgArray(
+                np.minimum(day_start(live), before["bucket_at"]), times=True
+            ),
+        }
+    if connection.info.pipeline_status == PipelineStatus.ON:
+        guarded = (
+            b"WITH updated AS (%s RETURNING 1) SELECT 1 / (count(*) = %%(n)s)::int FROM updated"
+        )
+        connection.execute(guarded % statement, params | read | {"n": len(live)})
+    elif connection.execute(statement, params | read).rowcount != len(live):
+        raise ChangedRowError
 
 
 def rebuild(

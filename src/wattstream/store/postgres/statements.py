@@ -59,7 +59,7 @@ def _placeholders(stream: Stream) -> dict[str, str]:
     state, bucket = state_columns(stream), bucket_columns(stream)
     fields = [field.column for field in kind.fields]
     rules = [name for name, _ in RULE_COLUMNS]
-    types = dict([*state, *DAY_COLUMNS])
+    types = dict([*state[1:], *DAY_COLUMNS])  # without the version
     steady = steady_columns(stream)
     state_names, bucket_names = [name for name, _ in state], [name for name, _ in bucket]
     live_names = ["device_id", *rules, *state_names]
@@ -73,7 +73,7 @@ def _placeholders(stream: Stream) -> dict[str, str]:
         "live_names": ", ".join(live_names),
         "live_aggregates": ", ".join(_aggregate(name, fields) for name in live_names),
         "state_rows": _rows(types),
-        "state_assignments": ", ".join(_assignment(name, fields) for name in state_names),
+        "state_assignments": ", ".join(_assignment(name, fields) for name in state_names[1:]),
         "steady_rows": _rows({name: types[name] for name in steady}),
         "steady_assignments": ", ".join(_assignment(name, fields) for name in steady),
         "bucket_names": ", ".join(bucket_names),

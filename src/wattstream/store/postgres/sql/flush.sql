@@ -49,46 +49,37 @@ FROM (
 ) AS u
 
 -- name: update_steady
--- Live rows whose open bucket goes on. A row that somebody else changed since it was read has
--- another version: then the division by zero undoes the flush. Rows are locked in one order.
-WITH updated AS (
-    UPDATE {stream}_live AS l
-    SET {steady_assignments}
-    FROM (
-        SELECT unnest(%(device_id)s::int4[]) AS device_id,
-            unnest(%(read_version)s::int8[]) AS read_version, {steady_rows}
-    ) AS u
-    WHERE l.device_id = u.device_id AND l.version = u.read_version
-    RETURNING 1
-)
-SELECT 1 / (count(*) = %(devices)s)::int FROM updated
+-- Live rows whose open bucket goes on, and whose rules do not look back.
+UPDATE {stream}_live AS l
+SET version = %(version)s, received_at = %(received_at)s, {steady_assignments}
+FROM (
+    SELECT unnest(%(device_id)s::int4[]) AS device_id,
+        unnest(%(read_version)s::int8[]) AS read_version, {steady_rows}
+) AS u
+WHERE l.device_id = u.device_id AND l.version = u.read_version
 
 -- name: update_live
--- Live rows whose open bucket may have changed, or whose rules look back. The day's sums lose what
--- left the day at its start, [left_from_at, left_to_at); what joined it is added.
-WITH updated AS (
-    UPDATE {stream}_live AS l
-    SET {state_assignments},
-        day_energy_ukwh = l.day_energy_ukwh + u.day_energy_ukwh - coalesce(x.energy_ukwh, 0),
-        day_suspect_ukwh = l.day_suspect_ukwh + u.day_suspect_ukwh - coalesce(x.suspect_ukwh, 0),
-        day_readings = l.day_readings + u.day_readings - coalesce(x.readings, 0)
-    FROM (
-        SELECT unnest(%(device_id)s::int4[]) AS device_id,
-            unnest(%(read_version)s::int8[]) AS read_version,
-            unnest(%(left_from_at)s::timestamptz[]) AS left_from_at,
-            unnest(%(left_to_at)s::timestamptz[]) AS left_to_at, {state_rows}
-    ) AS u,
-    LATERAL (
-        SELECT sum(r.energy_ukwh)::int8 AS energy_ukwh, sum(r.suspect_ukwh)::int8 AS suspect_ukwh,
-            sum(r.readings)::int4 AS readings
-        FROM {stream}_rollup AS r
-        WHERE u.left_from_at < u.left_to_at AND r.device_id = u.device_id
-            AND r.bucket_at >= u.left_from_at AND r.bucket_at < u.left_to_at
-    ) AS x
-    WHERE l.device_id = u.device_id AND l.version = u.read_version
-    RETURNING 1
-)
-SELECT 1 / (count(*) = %(devices)s)::int FROM updated
+-- Any live rows. The day's sums lose what left the day at its start, [left_from_at, left_to_at);
+-- what joined it is added.
+UPDATE {stream}_live AS l
+SET version = %(version)s, {state_assignments},
+    day_energy_ukwh = l.day_energy_ukwh + u.day_energy_ukwh - coalesce(x.energy_ukwh, 0),
+    day_suspect_ukwh = l.day_suspect_ukwh + u.day_suspect_ukwh - coalesce(x.suspect_ukwh, 0),
+    day_readings = l.day_readings + u.day_readings - coalesce(x.readings, 0)
+FROM (
+    SELECT unnest(%(device_id)s::int4[]) AS device_id,
+        unnest(%(read_version)s::int8[]) AS read_version,
+        unnest(%(left_from_at)s::timestamptz[]) AS left_from_at,
+        unnest(%(left_to_at)s::timestamptz[]) AS left_to_at, {state_rows}
+) AS u,
+LATERAL (
+    SELECT sum(r.energy_ukwh)::int8 AS energy_ukwh, sum(r.suspect_ukwh)::int8 AS suspect_ukwh,
+        sum(r.readings)::int4 AS readings
+    FROM {stream}_rollup AS r
+    WHERE u.left_from_at < u.left_to_at AND r.device_id = u.device_id
+        AND r.bucket_at >= u.left_from_at AND r.bucket_at < u.left_to_at
+) AS x
+WHERE l.device_id = u.device_id AND l.version = u.read_version
 
 -- name: put_buckets
 INSERT INTO {stream}_rollup AS r (device_id, {bucket_names})
