@@ -6,7 +6,7 @@ says is written here a second time, one reading at a time.
 
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -85,7 +85,12 @@ class MemoryStore:
             self.readings[key] = {}
         return self.registry[key]
 
-    async def write(self, readings: Readings, received_at_us: int) -> Written:
+    async def write(
+        self,
+        readings: Readings,
+        received_at_us: int,
+        on_half: Callable[[], None] | None = None,
+    ) -> Written:
         verdicts, standing, refused = [], {}, {}
         for row, name in enumerate(readings.ids):
             self._device(readings.stream, name)

@@ -45,7 +45,10 @@ class _Request:
 
 
 class Lane:
-    """Writes one stream, one flush at a time; what arrives meanwhile shares the next."""
+    """Writes one stream, flush after flush; what arrives during one shares the next.
+
+    The next is packed while the one before is in the second half of its transaction.
+    """
 
     def __init__(
         self,
@@ -93,11 +96,17 @@ class Lane:
 
     async def run(self) -> None:
         """Write what is queued until `stop`, then what is still there, and return."""
+        under_way: set[asyncio.Task[None]] = set()
         while True:
             flush = self._batcher.take()
             if flush is not None:
-                await self._write(flush)
+                is_half = asyncio.Event()
+                task = asyncio.create_task(self._write(flush, is_half.set))
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+                await is_half.wait()
             elif self._stopping:
+                await asyncio.gather(*under_way)
                 return
             else:
                 self._work.clear()
@@ -108,11 +117,11 @@ class Lane:
         self._stopping = True
         self._work.set()
 
-    async def _write(self, flush: Flush[_Request]) -> None:
+    async def _write(self, flush: Flush[_Request], on_half: Callable[[], None]) -> None:
         readings = flush.readings()
         started = time.perf_counter()
         try:
-            written = await self._store.write(readings, self._clock_us())
+            written = await self._store.write(readings, self._clock_us(), on_half)
         except WattstreamError as error:
             self._fail(flush, error)
             return
@@ -120,6 +129,8 @@ class Lane:
             _log.exception("Flush failed", stream=self._stream, readings=len(readings))
             self._fail(flush, StoreUnavailableError("The flush failed; send the request again."))
             return
+        finally:
+            on_half()
         self._seconds.observe(time.perf_counter() - started)
         self._sizes.observe(len(readings))
         offset = 0

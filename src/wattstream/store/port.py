@@ -1,7 +1,7 @@
 """What the floors above may ask of a store; every backend obeys the same behaviour suite."""
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -165,10 +165,16 @@ class Snapshot(Protocol):
 class Store(Protocol):
     """Where readings are written; its methods raise StoreUnavailableError."""
 
-    async def write(self, readings: Readings, received_at_us: int) -> Written:
+    async def write(
+        self,
+        readings: Readings,
+        received_at_us: int,
+        on_half: Callable[[], None] | None = None,
+    ) -> Written:
         """Write readings of one stream in one transaction: history, live state, rollups.
 
-        Returns only after the commit is on disk. One call at a time per stream.
+        Returns only after the commit is on disk. One call at a time per stream, and a second
+        from when `on_half` is called; the second is written after the first.
         """
 
     async def keep(self, rejections: Sequence[Rejection], rejected_at_us: int) -> None:

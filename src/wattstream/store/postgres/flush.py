@@ -4,8 +4,8 @@ The order of steps is what makes it right with several writers: devices first, p
 next, then the lock on every live row, and only then any other read or write.
 """
 
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,19 @@ from wattstream.store.postgres.keys import DeviceKeys
 from wattstream.store.postgres.live import LiveCache
 from wattstream.store.postgres.partitions import Partitions
 from wattstream.store.postgres.recompute import (
-    ChangedRowError,
+    live_update,
     lock,
     names_of,
-    update_live,
     write_late,
+)
+from wattstream.store.postgres.steps import (
+    ChangedRowError,
+    Connection,
+    Copy,
+    Statement,
+    Step,
+    commit,
+    send,
 )
 
 # Below this many rows one INSERT in a pipeline beats a COPY, which needs round trips of its own.
@@ -71,69 +79,78 @@ class FlushWriter:
         self.keys = DeviceKeys(stream)
         self.partitions = Partitions(stream)
 
+    def prepare(self, readings: Readings, received_at_us: int) -> "Flush":
+        """Pack a flush as far as it can be without the database; by one thread at a time.
+
+        Another thread may write the flush before it at the same time: this one takes for granted
+        that it will be committed, and the versions of live rows tell at the end.
+        """
+        flush = Flush(readings, received_at_us)
+        key = self.keys.known(readings.ids)
+        if key is None:
+            return flush
+        flush.batch = batch = _Batch(self._kind, readings, key)
+        live = self._live.get(batch.devices) if self._trust.is_due() else None
+        if live is None or not (batch.is_new(live) & batch.is_first).all():
+            return flush
+        before = copied(live)
+        closed = advance(live, batch.all_runs(live), received_at_us)
+        # The update comes first: it is the lock.
+        flush.steps = [
+            live_update(self._kind.stream, before, live),
+            self._history(batch),
+            self._day_counts(batch.at_us),
+            *self._buckets(closed),
+        ]
+        self._live.put(live)
+        return flush
+
     def write(
-        self, connection: psycopg.Connection[Any], readings: Readings, received_at_us: int
+        self,
+        connection: Connection,
+        flush: "Flush",
+        on_half: Callable[[], None] | None = None,
     ) -> Written:
-        """Write readings, n rows; return after the commit.
+        """Write a flush, n rows; return after the commit.
 
         Raises:
             psycopg.Error: The transaction failed; nothing of it was stored.
         """
         try:
-            return self._write(connection, readings, received_at_us)
+            return self._write(connection, flush, on_half)
         except (_StaleCacheError, psycopg.errors.CheckViolation):
             # A restore or an operator removed devices or a partition under us.
             self.keys.forget()
             self.partitions.forget()
             self._live.forget()
-            return self._write(connection, readings, received_at_us)
+            return self._write(connection, Flush(flush.readings, flush.received_at_us), None)
 
     def _write(
-        self, connection: psycopg.Connection[Any], readings: Readings, received_at_us: int
+        self, connection: Connection, flush: "Flush", on_half: Callable[[], None] | None
     ) -> Written:
-        key = self.keys.resolve(connection, readings.ids)
-        batch = _Batch(self._kind, readings, key)
+        batch = flush.batch
+        if batch is None:
+            key = self.keys.resolve(connection, flush.readings.ids)
+            batch = _Batch(self._kind, flush.readings, key)
         self.partitions.ensure(connection, batch.at_us)
-        live = self._live.get(batch.devices) if self._trust.is_due() else None
-        if live is not None and batch.is_new(live).all() and batch.is_first.all():
+        if flush.steps:
             try:
-                return self._write_trusting(connection, batch, live, received_at_us)
-            except (ChangedRowError, psycopg.errors.DivisionByZero):
+                commit(connection, flush.steps, on_half)
+            except ChangedRowError:
                 self._trust.disappointed()
+            else:
+                self._trust.confirmed()
+                return batch.outcome()
         with connection.transaction():
             connection.execute(self._sql["plan_anew"])
             live = self._lock(connection, batch.devices)
-            outcome = self._write_locked(connection, batch, live, received_at_us)
+            outcome = self._write_locked(connection, batch, live, flush.received_at_us)
         self._live.put(live)
         return outcome
 
-    def _write_trusting(
-        self,
-        connection: psycopg.Connection[Any],
-        batch: "_Batch",
-        live: Rows,
-        received_at_us: int,
-    ) -> Written:
-        """Write a batch of readings newer than all of their devices', without reading anything.
-
-        Raises:
-            ChangedRowError, DivisionByZero: A live row is not the one in memory; nothing was written.
-        """
-        before = copied(live)
-        closed = advance(live, batch.all_runs(live), received_at_us)
-        is_small = len(batch.key) < _COPY_FROM_ROWS
-        with connection.pipeline() if is_small else nullcontext(), connection.transaction():
-            # The update comes first: it is the lock.
-            self._update(connection, before, live, batch.at_us)
-            self._write_history(connection, batch, is_small=is_small)
-            self._put_buckets(connection, closed)
-        self._trust.confirmed()
-        self._live.put(live)
-        return batch.outcome()
-
     def _write_locked(
         self,
-        connection: psycopg.Connection[Any],
+        connection: Connection,
         batch: "_Batch",
         live: Rows,
         received_at_us: int,
@@ -142,7 +159,8 @@ class FlushWriter:
         before = copied(live)
         is_new = batch.is_new(live)
         batch.settle(self._held(connection, batch, ~is_new))
-        self._write_history(connection, batch, is_small=len(batch.key) < _COPY_FROM_ROWS)
+        if batch.is_stored.any():
+            send(connection, [self._history(batch)])
         late, new = (np.flatnonzero(batch.is_stored & part) for part in (~is_new, is_new))
         if len(late):
             devices, runs = batch.runs(late, live)
@@ -150,20 +168,19 @@ class FlushWriter:
             assign(live, devices, runs.device)
         if len(new):
             devices, runs = batch.runs(new, live)
-            self._put_buckets(connection, advance(runs.device, runs, received_at_us))
+            send(connection, self._buckets(advance(runs.device, runs, received_at_us)))
             assign(live, devices, runs.device)
         if len(late) or len(new):
             is_touched = np.zeros(len(live), np.bool_)
             is_touched[batch.seg[batch.is_stored]] = True
             changed = live.compress(is_touched)
-            self._update(
-                connection, before.compress(is_touched), changed, batch.at_us[batch.is_stored]
-            )
+            update = live_update(self._kind.stream, before.compress(is_touched), changed)
+            send(connection, [update, self._day_counts(batch.at_us[batch.is_stored])])
             assign(live, is_touched, changed)
         return batch.outcome()
 
-    def _lock(self, connection: psycopg.Connection[Any], devices: Int64) -> Rows:
-        """Lock live rows and return them, from memory those whose version tells that they stand."""
+    def _lock(self, connection: Connection, devices: Int64) -> Rows:
+        """Lock live rows and return them, from memory where their version stands."""
         stream = self._kind.stream
         live = self._live.get(devices)
         if live is None:
@@ -183,9 +200,7 @@ class FlushWriter:
             raise _StaleCacheError
         return live
 
-    def _held(
-        self, connection: psycopg.Connection[Any], batch: "_Batch", candidate: Bool
-    ) -> "_Held":
+    def _held(self, connection: Connection, batch: "_Batch", candidate: Bool) -> "_Held":
         """Return which candidates history already holds."""
         rows = np.flatnonzero(candidate & batch.is_first)
         found: tuple[Any, ...] = (None,)
@@ -204,42 +219,63 @@ class FlushWriter:
             return _Held(rows[:0], batch.ukwh[:0], batch.values[:0])
         return _Held(rows[found[0] - 1], found[1], np.column_stack(found[2:]))
 
-    def _write_history(
-        self, connection: psycopg.Connection[Any], batch: "_Batch", *, is_small: bool
-    ) -> None:
+    def _history(self, batch: "_Batch") -> Step:
+        """Return the step that inserts what is stored of a batch, at least one row."""
         rows = np.flatnonzero(batch.is_stored)
-        if len(rows) == 0:
-            return
         key, at_us = batch.key[rows].astype(np.int32), batch.at_us[rows]
         energy, fields = batch.ukwh[rows], batch.values[rows]
-        if is_small:
-            columns = {
-                field.column: arrays.PgArray(np.ascontiguousarray(fields[:, i]))
-                for i, field in enumerate(self._kind.fields)
-            }
-            connection.execute(
-                self._sql["insert_history"],
-                {
-                    "device_id": arrays.PgArray(key),
-                    "measured_at": arrays.PgArray(at_us, times=True),
-                    "energy_ukwh": arrays.PgArray(energy),
-                    **columns,
-                },
-            )
-            return
-        with connection.cursor().copy(self._sql["copy_history"]) as copy:
-            copy.write(arrays.copy_rows([key, arrays.to_pg_time(at_us), energy, *fields.T]))
+        if len(rows) >= _COPY_FROM_ROWS:
+            columns = [key, arrays.to_pg_time(at_us), energy, *fields.T]
+            return Copy(self._sql["copy_history"], arrays.copy_rows(columns))
+        named = {
+            field.column: arrays.PgArray(fields[:, i]) for i, field in enumerate(self._kind.fields)
+        }
+        return Statement(
+            self._sql["insert_history"],
+            {
+                "device_id": arrays.PgArray(key),
+                "measured_at": arrays.PgArray(at_us, times=True),
+                "energy_ukwh": arrays.PgArray(energy),
+                **named,
+            },
+        )
 
-    def _put_buckets(self, connection: psycopg.Connection[Any], closed: Rows) -> None:
-        if len(closed):
-            connection.execute(self._sql["put_buckets"], arrays.params(closed, names_of(closed)))
+    def _buckets(self, closed: Rows) -> list[Step]:
+        """Return the steps that write closed buckets."""
+        if len(closed) == 0:
+            return []
+        return [Statement(self._sql["put_buckets"], arrays.params(closed, names_of(closed)))]
 
-    def _update(
-        self, connection: psycopg.Connection[Any], before: Rows, live: Rows, at_us: Int64
-    ) -> None:
-        """Write changed live rows, in place a new version, and count the stored readings by day."""
-        update_live(connection, self._kind.stream, before, live)
-        connection.execute(self._sql["count_days"], _day_counts(at_us))
+    def _day_counts(self, at_us: Int64) -> Step:
+        """Return the step that counts stored readings, at least one, by day."""
+        at_us = np.sort(at_us)
+        starts = np.flatnonzero(np.diff(at_us // DAY_US, prepend=-(2**62)) != 0)
+        stops = np.append(starts[1:], len(at_us))
+        return Statement(
+            self._sql["count_days"],
+            {
+                "readings": arrays.PgArray((stops - starts).astype(np.int64)),
+                "first_at": arrays.PgArray(at_us[starts], times=True),
+                "last_at": arrays.PgArray(at_us[stops - 1], times=True),
+            },
+        )
+
+
+@dataclass(slots=True)
+class Flush:
+    """Readings to be written together, and what is packed of them.
+
+    Attributes:
+        readings: n rows.
+        received_at_us: When they came.
+        batch: The rows sorted, where all devices are known.
+        steps: The whole transaction, where live rows in memory allow it.
+    """
+
+    readings: Readings
+    received_at_us: int
+    batch: "_Batch | None" = None
+    steps: list[Step] = field(default_factory=list)
 
 
 class _Batch:
@@ -339,15 +375,4 @@ def _bounds(at_us: Int64) -> dict[str, Any]:
     return {
         "first_at": arrays.time_param(int(at_us.min())),
         "last_at": arrays.time_param(int(at_us.max())),
-    }
-
-
-def _day_counts(at_us: Int64) -> dict[str, arrays.PgArray]:
-    at_us = np.sort(at_us)
-    starts = np.flatnonzero(np.diff(at_us // DAY_US, prepend=-(2**62)) != 0)
-    stops = np.append(starts[1:], len(at_us))
-    return {
-        "readings": arrays.PgArray((stops - starts).astype(np.int64)),
-        "first_at": arrays.PgArray(at_us[starts], times=True),
-        "last_at": arrays.PgArray(at_us[stops - 1], times=True),
     }

@@ -23,12 +23,20 @@ class DeviceKeys:
         Registration is a transaction of its own, in the order of ids: two engines that meet
         the same new devices wait for each other, and never in a circle.
         """
-        keys = self._keys
+        key = self.known(ids)
+        if key is None:
+            new = {device for device in ids if device not in self._keys}
+            self.register(connection, sorted(new))
+            key = self.known(ids)
+        assert key is not None  # noqa: S101 - they are registered now
+        return key
+
+    def known(self, ids: list[str]) -> Int64 | None:
+        """Return the key of each id, int64[n], or None where one is not cached."""
         try:
-            return np.fromiter(map(keys.__getitem__, ids), np.int64, len(ids))
+            return np.fromiter(map(self._keys.__getitem__, ids), np.int64, len(ids))
         except KeyError:
-            self.register(connection, sorted({device for device in ids if device not in keys}))
-            return np.fromiter(map(keys.__getitem__, ids), np.int64, len(ids))
+            return None
 
     def forget(self) -> None:
         """Drop the cache, as after a restore that changed the registry."""

@@ -1,11 +1,12 @@
 """Live rows of one stream kept in memory, so that a flush need not read them first.
 
-A row is as it was when this engine last read or wrote it. Its version tells whether the
-database still has that one: whoever changes a live row gives it a new version, so a stale
-row is noticed by the statement that would overwrite it.
+A row is as this engine last read it, wrote it, or is about to write it. Its version tells
+whether the database has that one: whoever changes a live row gives it a new version, so a
+stale row is noticed by the statement that would overwrite it.
 """
 
 import secrets
+import threading
 
 import numpy as np
 
@@ -23,31 +24,36 @@ def new_version() -> int:
 
 
 class LiveCache:
-    """Live rows by device key."""
+    """Live rows by device key, for several threads."""
 
     def __init__(self, stream: Stream) -> None:
         self._rows: Rows = np.zeros(0, live_dtype(stream))
+        # A row read while it is written would be a mixture that its version does not tell.
+        self._lock = threading.Lock()
 
     def get(self, devices: Int64) -> Rows | None:
         """Return copies of the rows of devices, keys ascending, or None where one is unknown."""
-        if int(devices[-1]) >= len(self._rows):
-            return None
-        rows: Rows = self._rows.take(devices)
+        with self._lock:
+            if int(devices[-1]) >= len(self._rows):
+                return None
+            rows: Rows = self._rows.take(devices)
         return rows if rows["device_id"].all() else None
 
     def put(self, rows: Rows) -> None:
-        """Remember rows that are committed, or locked and just read."""
+        """Remember rows that are committed or will be, or locked and just read."""
         rows = rows.compress(rows["device_id"] < _MAX_KEY)
         for name, _ in DAY_COLUMNS:
             rows[name] = 0
         if len(rows) == 0:
             return
-        if (last := int(rows["device_id"][-1])) >= len(self._rows):
-            grown = np.zeros(min(2 * last + 1024, _MAX_KEY), self._rows.dtype)
-            grown[: len(self._rows)] = self._rows
-            self._rows = grown
-        assign(self._rows, rows["device_id"], rows)
+        with self._lock:
+            if (last := int(rows["device_id"][-1])) >= len(self._rows):
+                grown = np.zeros(min(2 * last + 1024, _MAX_KEY), self._rows.dtype)
+                grown[: len(self._rows)] = self._rows
+                self._rows = grown
+            assign(self._rows, rows["device_id"], rows)
 
     def forget(self) -> None:
         """Drop everything."""
-        self._rows = self._rows[:0]
+        with self._lock:
+            self._rows = self._rows[:0]

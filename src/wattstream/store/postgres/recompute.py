@@ -3,8 +3,6 @@
 from typing import Any
 
 import numpy as np
-import psycopg
-from psycopg.pq import PipelineStatus
 
 from wattstream.domain.holdings import Repair
 from wattstream.domain.readings import KINDS, Kind, Stream
@@ -31,8 +29,7 @@ from wattstream.domain.rows import assign, copied, opaque
 from wattstream.domain.units import BUCKET_US, NEVER_US, Bool, Int64, Rows, bucket_of
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.live import new_version
-
-Connection = psycopg.Connection[Any]
+from wattstream.store.postgres.steps import Connection, Statement, send
 
 
 def names_of(rows: Rows) -> tuple[str, ...]:
@@ -204,55 +201,40 @@ def lock(connection: Connection, stream: Stream, devices: Int64) -> Rows:
     return arrays.to_rows(record or (), names, live_dtype(stream))
 
 
-class ChangedRowError(Exception):
-    """A live row is not as it was read: somebody else changed it."""
+def live_update(stream: Stream, before: Rows, live: Rows) -> Statement:
+    """Return the statement that writes live rows, and give them a new version, in place.
 
-
-def update_live(connection: Connection, stream: Stream, before: Rows, live: Rows) -> None:
-    """Write live rows and give them a new version, in place.
-
-    Rows are found by key in the order given, so that writers lock them in one order.
+    It changes only rows that are as they were read, and finds them in the order given, so that
+    writers lock them in one order.
 
     Args:
-        connection: Inside a transaction.
         stream: The stream of the devices.
         before: The rows as they were read, sorted by device.
         live: The same devices' rows as they shall be; their day columns hold what is added.
-
-    Raises:
-        ChangedRowError: The database has another version of a row.
-        DivisionByZero: The same, in pipeline mode, where it shows at the end.
     """
+    sql = statements.load("flush", stream)
     version = new_version()
     live["version"] = version
     received_at = int(live["received_at"][0])
-    read = {"version": version, "read_version": arrays.column(before, "version")}
+    params: dict[str, Any] = {
+        "version": version,
+        "read_version": arrays.column(before, "version"),
+    }
     if (
         (before["bucket_at"] == live["bucket_at"]).all()
         and (live["received_at"] == received_at).all()
         and not needs_predecessors(live).any()
         and not any(live[name].any() for name, _ in DAY_COLUMNS)
     ):
-        statement = statements.load("flush", stream)["update_steady"]
-        params = arrays.params(live, ["device_id", *steady_columns(stream)])
-        read["received_at"] = arrays.time_param(received_at)
-    else:
-        statement = statements.load("flush", stream)["update_live"]
-        names = ("device_id", *(name for name, _ in (*state_columns(stream), *DAY_COLUMNS)))
-        left_from = day_start(before)
-        params = arrays.params(live, [name for name in names if name != "version"]) | {
-            "left_from_at": arrays.PgArray(left_from, times=True),
-            "left_to_at": arrays.PgArray(
-                np.minimum(day_start(live), before["bucket_at"]), times=True
-            ),
-        }
-    if connection.info.pipeline_status == PipelineStatus.ON:
-        guarded = (
-            b"WITH updated AS (%s RETURNING 1) SELECT 1 / (count(*) = %%(n)s)::int FROM updated"
-        )
-        connection.execute(guarded % statement, params | read | {"n": len(live)})
-    elif connection.execute(statement, params | read).rowcount != len(live):
-        raise ChangedRowError
+        params |= arrays.params(live, ["device_id", *steady_columns(stream)])
+        params["received_at"] = arrays.time_param(received_at)
+        return Statement(sql["update_steady"], params, rows=len(live))
+    names = [name for name, _ in (*state_columns(stream), *DAY_COLUMNS) if name != "version"]
+    params |= arrays.params(live, ["device_id", *names])
+    left_to = np.minimum(day_start(live), before["bucket_at"])
+    params["left_from_at"] = arrays.PgArray(day_start(before), times=True)
+    params["left_to_at"] = arrays.PgArray(left_to, times=True)
+    return Statement(sql["update_live"], params, rows=len(live))
 
 
 def rebuild(
@@ -291,7 +273,7 @@ def rebuild(
     changed = _differs(live, before)
     if changed.any():
         rows = live.compress(changed)
-        update_live(connection, stream, before.compress(changed), rows)
+        send(connection, [live_update(stream, before.compress(changed), rows)])
         assign(live, changed, rows)
     changed |= np.isin(live["device_id"], _mend_days(connection, stream, live))
     repaired += int(changed.sum())

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -28,7 +29,7 @@ from wattstream.store.postgres.connections import (
     session_sql,
     unavailable,
 )
-from wattstream.store.postgres.flush import FlushWriter
+from wattstream.store.postgres.flush import Flush, FlushWriter
 from wattstream.store.postgres.live import new_version
 from wattstream.store.postgres.recompute import lock, rebuild
 
@@ -46,6 +47,11 @@ class PostgresStore:
         self._writers = {stream: FlushWriter(stream) for stream in Stream}
         self._lanes = {
             stream: Worker(conninfo, f"{stream} lane", plans_once=True) for stream in Stream
+        }
+        # One thread a lane packs the next flush while the lane's own waits for the database.
+        self._packers = {
+            stream: ThreadPoolExecutor(1, thread_name_prefix=f"wattstream-{stream} packer")
+            for stream in Stream
         }
         self._keeper = Worker(conninfo, "keeper")
         self._admin = Worker(conninfo, "admin")
@@ -70,13 +76,29 @@ class PostgresStore:
         """Finish what is under way and close every connection."""
         workers = (*self._lanes.values(), self._keeper, self._admin)
         await asyncio.gather(*(worker.close() for worker in workers))
+        for packer in self._packers.values():
+            packer.shutdown()
         await self._pool.close()
 
-    async def write(self, readings: Readings, received_at_us: int) -> Written:
+    async def write(
+        self,
+        readings: Readings,
+        received_at_us: int,
+        on_half: Callable[[], None] | None = None,
+    ) -> Written:
         """Write readings of one stream in one transaction; return after the commit."""
+        loop = asyncio.get_running_loop()
         writer = self._writers[readings.stream]
+        flush = await loop.run_in_executor(
+            self._packers[readings.stream], writer.prepare, readings, received_at_us
+        )
+
+        def tell() -> None:
+            if on_half is not None:
+                loop.call_soon_threadsafe(on_half)
+
         return await self._lanes[readings.stream].run(
-            lambda connection: _write_isolating(writer, connection, readings, received_at_us)
+            lambda connection: _write_isolating(writer, connection, flush, tell)
         )
 
     async def keep(self, rejections: Sequence[Rejection], rejected_at_us: int) -> None:
@@ -190,11 +212,15 @@ async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
 
 
 def _write_isolating(
-    writer: FlushWriter, connection: Connection, readings: Readings, received_at_us: int
+    writer: FlushWriter,
+    connection: Connection,
+    flush: Flush,
+    on_half: Callable[[], None] | None = None,
 ) -> Written:
-    """Write readings; where the database refuses one, find it and store the others."""
+    """Write a flush; where the database refuses a reading, find it and store the others."""
+    readings = flush.readings
     try:
-        return writer.write(connection, readings, received_at_us)
+        return writer.write(connection, flush, on_half)
     except (psycopg.DataError, psycopg.IntegrityError) as error:
         if len(readings) == 1:
             return Written(
@@ -202,7 +228,9 @@ def _write_isolating(
             )
     middle = len(readings) // 2
     parts = (readings.part(0, middle), readings.part(middle, len(readings)))
-    a, b = (_write_isolating(writer, connection, part, received_at_us) for part in parts)
+    a, b = (
+        _write_isolating(writer, connection, Flush(part, flush.received_at_us)) for part in parts
+    )
     return Written(
         np.concatenate([a.verdicts, b.verdicts]),
         a.standing | {middle + row: values for row, values in b.standing.items()},
