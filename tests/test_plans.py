@@ -29,7 +29,7 @@ def connection(request: pytest.FixtureRequest) -> Iterator[psycopg.Connection[An
             writer = FlushWriter(stream)
             for half in (range(DAYS // 2), range(DAYS // 2, DAYS)):
                 for day in half:
-                    writer.write(connection, day_of_readings(stream, day), NOW)
+                    writer.write(connection, writer.prepare(day_of_readings(stream, day), NOW))
                 if 0 in half:
                     connection.execute("ANALYZE")
         yield connection
