@@ -176,6 +176,7 @@ async def _listen(
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=settings.shutdown_grace,
     )
     server = _Server(config)

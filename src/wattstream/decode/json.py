@@ -28,7 +28,7 @@ from wattstream.decode.records import (
     shown,
 )
 from wattstream.domain.errors import MalformedError, ReadingError
-from wattstream.domain.readings import KINDS, Readings, Rejection
+from wattstream.domain.readings import KINDS, Readings, Rejection, Row, from_rows
 from wattstream.domain.units import Int64
 
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -88,6 +88,16 @@ class Decoded:
     record: Callable[[int], bytes]
 
 
+def decode_row(body: bytes, limits: Limits) -> Row | None:
+    """Return the one reading of a body, or None where `decode_one` must take a closer look."""
+    try:
+        record = _RECORD.decode(body)
+        kind = kind_of(record)
+        return Row(kind.stream, *checked(record, kind, limits))
+    except (*_MALFORMED, ReadingError):
+        return None
+
+
 def decode_one(body: bytes, limits: Limits) -> Decoded:
     """Return the one reading of a body, or why it is refused.
 
@@ -101,22 +111,11 @@ def decode_one(body: bytes, limits: Limits) -> Decoded:
             record = _RECORD.decode(raw)
         except _MALFORMED:
             record = _loosely(raw)
-        readings = _one_reading(record, limits)
+        kind = kind_of(record)
+        readings = from_rows([Row(kind.stream, *checked(record, kind, limits))])
     except ReadingError as error:
         return Decoded(1, [], [_rejection(0, error, record, lambda _: body)], lambda _: body)
     return Decoded(1, [Part(readings, np.zeros(1, np.int64))], [], lambda _: body)
-
-
-def _one_reading(record: Record, limits: Limits) -> Readings:
-    kind = kind_of(record)
-    external_id, at_us, energy_ukwh, values = checked(record, kind, limits)
-    return Readings(
-        kind.stream,
-        [external_id],
-        np.array([at_us]),
-        np.array([energy_ukwh]),
-        np.array([values]),
-    )
 
 
 def decode_array(body: bytes, limits: Limits) -> Decoded:

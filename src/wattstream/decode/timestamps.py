@@ -16,6 +16,7 @@ FORM = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?([Zz]|([+-])(\d\d):(\d\d))?",
     re.ASCII,
 )
+_PLAIN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6}|\.\d{3})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _PUNCTUATION = ((4, "-"), (7, "-"), (13, ":"), (16, ":"))
 _SHORTEST, _LONGEST = 20, 64
 
@@ -26,6 +27,11 @@ def parse_one(text: str) -> int:
     Raises:
         ValueError: It is not RFC 3339, or has no offset; the message says which.
     """
+    if _PLAIN.fullmatch(text) is not None:
+        try:
+            return to_us(datetime.fromisoformat(text))
+        except ValueError:
+            pass  # the longer way finds the words
     match = FORM.fullmatch(text)
     if match is None:
         raise ValueError("is not an RFC 3339 time such as 2026-02-09T10:00:00Z")

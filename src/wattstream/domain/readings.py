@@ -4,7 +4,10 @@ CONTRIBUTING.md tells what a new field touches besides this file.
 """
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
@@ -104,16 +107,55 @@ class Readings:
         )
 
 
-def concat(parts: list[Readings]) -> Readings:
-    """Join parts of one stream in their order; at least one part."""
-    if len(parts) == 1:
-        return parts[0]
+class Row(NamedTuple):
+    """One reading, where arrays of one element would cost more than all the rest.
+
+    Attributes:
+        stream: Its stream.
+        device: Outside id.
+        at_us: Measured at, microseconds.
+        energy_ukwh: Value as sent, micro-kWh.
+        values: Optional fields in the order of the kind; NaN where absent.
+    """
+
+    stream: Stream
+    device: str
+    at_us: int
+    energy_ukwh: int
+    values: tuple[float, ...]
+
+
+def from_rows(rows: Sequence[Row]) -> Readings:
+    """Return rows of one stream, at least one, as columns."""
+    _, ids, at_us, energy_ukwh, values = zip(*rows, strict=True)
     return Readings(
-        parts[0].stream,
-        [device for part in parts for device in part.ids],
-        np.concatenate([part.at_us for part in parts]),
-        np.concatenate([part.energy_ukwh for part in parts]),
-        np.concatenate([part.values for part in parts]),
+        rows[0].stream, list(ids), np.array(at_us), np.array(energy_ukwh), np.array(values)
+    )
+
+
+def to_rows(readings: Readings) -> list[Row]:
+    """Return columns as rows."""
+    columns = (readings.at_us.tolist(), readings.energy_ukwh.tolist(), readings.values.tolist())
+    return [
+        Row(readings.stream, device, at_us, energy, tuple(values))
+        for device, at_us, energy, values in zip(readings.ids, *columns, strict=True)
+    ]
+
+
+def concat(parts: Sequence[Readings | Row]) -> Readings:
+    """Join parts of one stream in their order; at least one part."""
+    joined: list[Readings] = []
+    for is_row, group in groupby(parts, lambda part: isinstance(part, Row)):
+        some = list(group)
+        joined += [from_rows(some)] if is_row else some  # type: ignore[arg-type]
+    if len(joined) == 1:
+        return joined[0]
+    return Readings(
+        joined[0].stream,
+        [device for part in joined for device in part.ids],
+        np.concatenate([part.at_us for part in joined]),
+        np.concatenate([part.energy_ukwh for part in joined]),
+        np.concatenate([part.values for part in joined]),
     )
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 import structlog
+from prometheus_client import Counter
 
 from wattstream.decode.encoding import decompress
-from wattstream.decode.json import decode_array, decode_lines, decode_one
+from wattstream.decode.json import decode_array, decode_lines, decode_one, decode_row
 from wattstream.decode.records import Limits
 from wattstream.domain.errors import (
     ConflictError,
@@ -22,7 +23,7 @@ from wattstream.domain.errors import (
     UnsupportedError,
     WattstreamError,
 )
-from wattstream.domain.readings import Rejection
+from wattstream.domain.readings import Rejection, to_rows
 from wattstream.domain.units import MICRO, rfc3339
 from wattstream.pipeline.ingest import Ingest, Report
 from wattstream.replies import Reply, error_body, error_reply, internal_error
@@ -35,6 +36,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ONE_PATH = "/v1/ingest"
 BATCH_PATH = "/v1/ingest/batch"
 MAX_ERRORS = 100
+_JSON = b"application/json"
+_NO_HEADERS: dict[str, str] = {}
 _JSON_TYPES = frozenset({"", "application/json", "text/json"})
 _LINE_TYPES = frozenset(
     {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"}
@@ -71,6 +74,7 @@ class HttpInput:
         self._max_decoded_bytes = max_decoded_bytes
         self._ack_seconds = stats.ack_seconds
         self._requests = stats.requests
+        self._by_status: dict[int, Counter] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to one of the two paths."""
@@ -83,7 +87,7 @@ class HttpInput:
         except Exception:  # noqa: BLE001 - the last line of defence, as in any server
             _log.exception("Ingest failed", path=scope["path"])
             reply = internal_error()
-        self._requests.labels(str(reply.status)).inc()
+        self._count(reply.status)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(reply.body)).encode()),
@@ -92,22 +96,27 @@ class HttpInput:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
 
+    def _count(self, status: int) -> None:
+        counter = self._by_status.get(status)
+        if counter is None:
+            counter = self._by_status[status] = self._requests.labels(str(status))
+        counter.inc()
+
     async def _answer(self, scope: Scope, receive: Receive) -> Reply:
         if scope["method"] != "POST":
             message = f"{scope['path']} takes POST, got {scope['method']}"
             return Reply(405, {"Allow": "POST"}, error_body("method_not_allowed", message))
         headers = dict(scope["headers"])
         is_batch = scope["path"] == BATCH_PATH
-        content_type = headers.get(b"content-type", b"").decode("latin-1")
-        is_lines = _is_ndjson(content_type, is_batch=is_batch)
+        content_type = headers.get(b"content-type", b"")
+        is_lines = content_type != _JSON and _is_ndjson(
+            content_type.decode("latin-1"), is_batch=is_batch
+        )
         body = await self._body(headers, receive)
         started = time.perf_counter()
         try:
-            body = decompress(
-                body,
-                headers.get(b"content-encoding", b"").decode("latin-1"),
-                self._max_decoded_bytes,
-            )
+            if (encoding := headers.get(b"content-encoding")) is not None:
+                body = decompress(body, encoding.decode("latin-1"), self._max_decoded_bytes)
             reply = await (self._batch(body, is_lines) if is_batch else self._one(body))
         except MalformedError as error:
             rejection = Rejection(0, error.code, error.message, error.field, body)
@@ -144,21 +153,27 @@ class HttpInput:
         return Limits(now_us - self._max_past_us, now_us + self._max_future_us)
 
     async def _one(self, body: bytes) -> Reply:
-        decoded = decode_one(body, self._limits())
-        report = await self._ingest.write(decoded)
-        if report.rejections:
-            raise _as_error(report.rejections[0])
-        readings = decoded.parts[0].readings
+        limits = self._limits()
+        row = decode_row(body, limits)
+        if row is None:
+            decoded = decode_one(body, limits)
+            if decoded.rejections:
+                report = await self._ingest.write(decoded)
+                raise _as_error(report.rejections[0])
+            (row,) = to_rows(decoded.parts[0].readings)
+        is_stored = await self._ingest.write_row(row, body)
+        if isinstance(is_stored, Rejection):
+            raise _as_error(is_stored)
         answer = {
             "status": "ok",
-            "type": readings.stream.value,
-            "id": readings.ids[0],
-            "timestamp": rfc3339(int(readings.at_us[0])),
-            "stored": report.stored == 1,
+            "type": row.stream.value,
+            "id": row.device,
+            "timestamp": rfc3339(row.at_us),
+            "stored": is_stored,
         }
-        if report.duplicates:
+        if not is_stored:
             answer["duplicate"] = True
-        return Reply(201 if report.stored else 200, {}, _encode(answer))
+        return Reply(201 if is_stored else 200, _NO_HEADERS, _encode(answer))
 
     async def _batch(self, body: bytes, is_lines: bool) -> Reply:
         decoded = (decode_lines if is_lines else decode_array)(body, self._limits())

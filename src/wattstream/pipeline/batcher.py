@@ -8,24 +8,26 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from wattstream.domain.readings import Readings, concat
+from wattstream.domain.readings import Readings, Row, concat
 
 Ticket = TypeVar("Ticket")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Piece(Generic[Ticket]):
     """Readings of one request inside one flush.
 
     Attributes:
         ticket: Who waits for the verdicts.
         start: First row of the piece in its request's readings.
-        readings: n rows.
+        readings: n rows, or one.
+        size: n.
     """
 
     ticket: Ticket
     start: int
-    readings: Readings
+    readings: Readings | Row
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +59,21 @@ class Batcher(Generic[Ticket]):
         for start in starts:
             stop = min(start + self._limit, len(readings))
             piece = readings if len(starts) == 1 else readings.part(start, stop)
-            self._pieces.append(Piece(ticket, start, piece))
+            self._pieces.append(Piece(ticket, start, piece, stop - start))
         self.waiting += len(readings)
         return len(starts)
+
+    def add_row(self, ticket: Ticket, row: Row) -> None:
+        """Queue a request of one reading."""
+        self._pieces.append(Piece(ticket, 0, row, 1))
+        self.waiting += 1
 
     def take(self) -> Flush[Ticket] | None:
         """Return the next flush: what waits, up to the limit; None where nothing does."""
         pieces: list[Piece[Ticket]] = []
         size = 0
-        while self._pieces and (not pieces or size + len(self._pieces[0].readings) <= self._limit):
+        while self._pieces and (not pieces or size + self._pieces[0].size <= self._limit):
             pieces.append(self._pieces.popleft())
-            size += len(pieces[-1].readings)
+            size += pieces[-1].size
         self.waiting -= size
         return Flush(pieces) if pieces else None

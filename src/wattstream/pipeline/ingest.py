@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wattstream.decode.json import Decoded, Part
-from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
+from wattstream.domain.readings import KINDS, Readings, Rejection, Row, Stream, from_rows
 from wattstream.domain.units import exact, kwh, rfc3339
 from wattstream.pipeline.lane import Lane
 from wattstream.stats import Stats
@@ -44,6 +44,10 @@ class Ingest:
         self._store = store
         self._stats = stats
         self._clock_us = clock_us
+        # A label is looked up once, not with every reading.
+        self._received = stats.received
+        self._stored = {stream: stats.stored.labels(stream) for stream in Stream}
+        self._duplicates = {stream: stats.duplicates.labels(stream) for stream in Stream}
         self._lanes = {
             stream: Lane(
                 stream,
@@ -80,9 +84,8 @@ class Ingest:
                 again, and nothing is counted twice.
         """
         parts = decoded.parts
-        written = await asyncio.gather(
-            *(self._lanes[part.readings.stream].write(part.readings) for part in parts)
-        )
+        writes = [self._lanes[part.readings.stream].write(part.readings) for part in parts]
+        written = [await writes[0]] if len(writes) == 1 else await asyncio.gather(*writes)
         rejections = list(decoded.rejections)
         for part, outcome in zip(parts, written, strict=True):
             rejections += _rejections(part, outcome, decoded.record)
@@ -90,6 +93,30 @@ class Ingest:
         if rejections:
             await self._store.keep(rejections, self._clock_us())
         return self._count(decoded.received, parts, written, rejections)
+
+    async def write_row(self, row: Row, record: bytes) -> bool | Rejection:
+        """Write one reading that came alone; return once it is committed, or refused and kept.
+
+        Returns:
+            Whether it was stored, and not a duplicate; or why it was refused.
+
+        Raises:
+            RetryLaterError: As for `write`.
+        """
+        written = await self._lanes[row.stream].write_row(row)
+        self._received.inc()
+        verdict = written.verdicts.item(0)
+        if verdict == Verdict.STORED:
+            self._stored[row.stream].inc()
+            return True
+        if verdict == Verdict.DUPLICATE:
+            self._duplicates[row.stream].inc()
+            return False
+        part = Part(from_rows([row]), np.zeros(1, np.int64))
+        (rejection,) = _rejections(part, written, lambda _: record)
+        await self._store.keep([rejection], self._clock_us())
+        self._stats.rejected.labels(rejection.code).inc()
+        return rejection
 
     async def keep(self, rejection: Rejection) -> None:
         """Keep a request that holds no reading at all, and count it."""
@@ -106,13 +133,13 @@ class Ingest:
         stored = duplicates = 0
         for part, outcome in zip(parts, written, strict=True):
             by_verdict = np.bincount(outcome.verdicts, minlength=len(Verdict)).tolist()
-            self._stats.stored.labels(part.readings.stream).inc(by_verdict[Verdict.STORED])
-            self._stats.duplicates.labels(part.readings.stream).inc(by_verdict[Verdict.DUPLICATE])
+            self._stored[part.readings.stream].inc(by_verdict[Verdict.STORED])
+            self._duplicates[part.readings.stream].inc(by_verdict[Verdict.DUPLICATE])
             stored += by_verdict[Verdict.STORED]
             duplicates += by_verdict[Verdict.DUPLICATE]
         for code, count in Counter(rejection.code for rejection in rejections).items():
             self._stats.rejected.labels(code).inc(count)
-        self._stats.received.inc(received)
+        self._received.inc(received)
         return Report(received, stored, duplicates, rejections)
 
 

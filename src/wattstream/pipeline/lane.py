@@ -8,10 +8,10 @@ import numpy as np
 import structlog
 
 from wattstream.domain.errors import QueueFullError, StoreUnavailableError, WattstreamError
-from wattstream.domain.readings import Readings, Stream
+from wattstream.domain.readings import Readings, Row, Stream
 from wattstream.pipeline.batcher import Batcher, Flush
 from wattstream.stats import Stats
-from wattstream.store.port import Store, Values, Written
+from wattstream.store.port import Store, Values, Verdict, Written
 
 _log = structlog.get_logger()
 
@@ -44,6 +44,35 @@ class _Request:
             self.done.set_exception(error)
 
 
+class _One:
+    """A request of one reading that waits for its flush."""
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+
+    def receive(self, _start: int, _stop: int, written: Written, offset: int) -> None:
+        """Take row `offset` of a flush."""
+        if self.done.done():
+            return
+        if written.standing or written.refused:
+            one = slice(offset, offset + 1)
+            standing, refused = (
+                {0: rows[offset]} if offset in rows else {}
+                for rows in (written.standing, written.refused)
+            )
+            self.done.set_result(Written(written.verdicts[one], standing, refused))  # type: ignore[arg-type]
+        else:
+            self.done.set_result(_PLAIN[written.verdicts.item(offset)])
+
+    def fail(self, error: WattstreamError) -> None:
+        """Give up: the reading was not committed."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+_PLAIN = {verdict.value: Written(np.array([verdict], np.int8)) for verdict in Verdict}
+
+
 class Lane:
     """Writes one stream, flush after flush; what arrives during one shares the next.
 
@@ -64,7 +93,7 @@ class Lane:
         self._store = store
         self._clock_us = clock_us
         self._queue_readings = queue_readings
-        self._batcher: Batcher[_Request] = Batcher(flush_readings)
+        self._batcher: Batcher[_Request | _One] = Batcher(flush_readings)
         self._work = asyncio.Event()
         self._stopping = False
         self._failures = stats.flush_failures.labels(stream)
@@ -84,15 +113,26 @@ class Lane:
             QueueFullError: Too many readings wait already.
             StoreUnavailableError: They were not committed; some pieces may be.
         """
+        self._refuse_if_full()
+        request = _Request(readings)
+        request.pieces = self._batcher.add(request, readings)
+        self._work.set()
+        return await request.done
+
+    async def write_row(self, row: Row) -> Written:
+        """Queue one reading and return once it is committed; raises as `write` does."""
+        self._refuse_if_full()
+        request = _One()
+        self._batcher.add_row(request, row)
+        self._work.set()
+        return await request.done
+
+    def _refuse_if_full(self) -> None:
         if self.is_full:
             raise QueueFullError(
                 f"More than {self._queue_readings} {self._stream} readings wait for their commit, "
                 "so this request was not taken whole. Send it again later; nothing counts twice."
             )
-        request = _Request(readings)
-        request.pieces = self._batcher.add(request, readings)
-        self._work.set()
-        return await request.done
 
     async def run(self) -> None:
         """Write what is queued until `stop`, then what is still there, and return."""
@@ -117,7 +157,7 @@ class Lane:
         self._stopping = True
         self._work.set()
 
-    async def _write(self, flush: Flush[_Request], on_half: Callable[[], None]) -> None:
+    async def _write(self, flush: Flush[_Request | _One], on_half: Callable[[], None]) -> None:
         readings = flush.readings()
         started = time.perf_counter()
         try:
@@ -135,11 +175,10 @@ class Lane:
         self._sizes.observe(len(readings))
         offset = 0
         for piece in flush.pieces:
-            size = len(piece.readings)
-            piece.ticket.receive(piece.start, piece.start + size, written, offset)
-            offset += size
+            piece.ticket.receive(piece.start, piece.start + piece.size, written, offset)
+            offset += piece.size
 
-    def _fail(self, flush: Flush[_Request], error: WattstreamError) -> None:
+    def _fail(self, flush: Flush[_Request | _One], error: WattstreamError) -> None:
         self._failures.inc()
         for piece in flush.pieces:
             piece.ticket.fail(error)

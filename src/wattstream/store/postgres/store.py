@@ -35,6 +35,7 @@ from wattstream.store.postgres.recompute import lock, rebuild
 
 MAX_RECORD_BYTES = 8192
 _REFRESH_DEVICES = 64
+_PACKED_FROM = 1000  # a smaller flush is packed sooner than handed to another thread
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
 
 _log = structlog.get_logger()
@@ -89,6 +90,13 @@ class PostgresStore:
         """Write readings of one stream in one transaction; return after the commit."""
         loop = asyncio.get_running_loop()
         writer = self._writers[readings.stream]
+        lane = self._lanes[readings.stream]
+        if len(readings) < _PACKED_FROM:
+            return await lane.run(
+                lambda connection: _write_isolating(
+                    writer, connection, writer.prepare(readings, received_at_us)
+                )
+            )
         flush = await loop.run_in_executor(
             self._packers[readings.stream], writer.prepare, readings, received_at_us
         )
@@ -97,9 +105,7 @@ class PostgresStore:
             if on_half is not None:
                 loop.call_soon_threadsafe(on_half)
 
-        return await self._lanes[readings.stream].run(
-            lambda connection: _write_isolating(writer, connection, flush, tell)
-        )
+        return await lane.run(lambda connection: _write_isolating(writer, connection, flush, tell))
 
     async def keep(self, rejections: Sequence[Rejection], rejected_at_us: int) -> None:
         """Keep what was refused."""
