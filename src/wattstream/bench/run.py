@@ -8,12 +8,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from wattstream.bench.answers import QUICK_SIZES, SIZES, measure_answers
 from wattstream.bench.load import run_load
 from wattstream.bench.payloads import DEVICES, Request, Shape, requests
 from wattstream.bench.reference import copy_rate
+from wattstream.bench.rows import Row
 from wattstream.bench.wrk import is_installed, run_wrk
 from wattstream.domain.errors import OperatorError
 from wattstream.domain.units import MICRO, rfc3339
@@ -22,7 +23,9 @@ from wattstream.settings import PREFIX
 from wattstream.store.embedded import EmbeddedPostgres
 from wattstream.store.postgres import migrate
 
-PARTS = ("batch", "forms", "disorder", "single")
+__all__ = ["PARTS", "Bench", "Row", "description"]
+
+PARTS = ("batch", "forms", "disorder", "single", "answers")
 _EMPTY = """
 import asyncio, uvicorn, uvloop
 async def app(scope, receive, send):
@@ -37,39 +40,13 @@ with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A line of the result.
-
-    Attributes:
-        part: Which part measured it.
-        case: What was sent.
-        rate: Readings a second; of the references, rows or requests.
-        ratio: Of the reference of the same run, or None for a reference.
-        p50_ms: Time to the answer, median.
-        p99_ms: And the 99th percentile.
-        note: Failures, or the generator's CPU share.
-    """
-
-    part: str
-    case: str
-    rate: float
-    ratio: float | None
-    p50_ms: float | None = None
-    p99_ms: float | None = None
-    note: str = ""
-
-    def as_json(self) -> dict[str, object]:
-        """Return the row as JSON has it."""
-        return asdict(self)
-
-
 class Bench:
     """One run; `on_row` is called with each result as it comes."""
 
     def __init__(self, *, quick: bool, on_row: Callable[[Row], None]) -> None:
         self._minutes = 6 if quick else 24
         self._seconds = 4 if quick else 10
+        self._sizes = QUICK_SIZES if quick else SIZES
         self._on_row = on_row
         self._next_s = 0
 
@@ -96,6 +73,8 @@ class Bench:
                         self._load(part, port, shape, connections, case, copy)
                 if "single" in parts:
                     self._singles(port, folder)
+            if "answers" in parts:
+                measure_answers(conninfo, _engine, self._sizes, self._seconds, self._on_row)
         finally:
             server.stop()
             shutil.rmtree(folder, ignore_errors=True)

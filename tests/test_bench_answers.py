@@ -1,0 +1,38 @@
+"""The benchmark of answers asks an engine everything, at each size, idle and with load."""
+
+import math
+
+import psycopg
+import pytest
+
+from wattstream.bench.answers import measure_answers
+from wattstream.bench.rows import Row
+from wattstream.bench.run import _engine
+
+PAIRS = 40
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_every_answer_is_measured_at_each_size(conninfo: str) -> None:
+    rows: list[Row] = []
+    sizes = (2 * PAIRS * 60, 2 * PAIRS * 1500)
+    measure_answers(conninfo, _engine, sizes, 0.1, rows.append, pairs=PAIRS)
+    measured = {row.case: row for row in rows}
+    for name in ("performance", "status", "stats", "alerts"):
+        for label in ("idle", "with load"):
+            small = measured.pop(f"{name}, 0.0048 million rows, {label}")
+            large = measured.pop(f"{name}, 0.12 million rows, {label}")
+            assert small.ratio is None
+            assert large.ratio == pytest.approx(large.p99_ms / small.p99_ms)  # type: ignore[operator]
+            assert small.rate > 0
+            assert 0 < small.p50_ms <= small.p99_ms < math.inf  # type: ignore[operator]
+            assert "1.0 h of history" in small.note
+    assert len(measured.keys() & {
+        f"a heartbeat sent, {size} million rows, the load itself" for size in ("0.0048", "0.12")
+    }) == 2  # fmt: skip
+    database = psycopg.conninfo.make_conninfo(conninfo, dbname="wattstream_answers")
+    with psycopg.connect(database) as connection:
+        held = connection.execute("SELECT count(*) FROM vehicle_history").fetchone()
+    assert held is not None
+    assert held[0] > sizes[1] // 2  # the load was stored
