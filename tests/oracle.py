@@ -17,7 +17,8 @@ from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.holdings import DayCount, KeptRejection, Repair, StreamStats
 from wattstream.domain.links import FOREVER_US, Feeds, Link
 from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
-from wattstream.domain.register import Rules
+from wattstream.domain.register import RULE_COLUMNS, Rules, rule_rows
+from wattstream.domain.rollup import Runs, empty_live
 from wattstream.domain.units import BUCKET_US, NEVER_US
 from wattstream.store.port import DeviceTotals, Latest, RawBucket, Totals, Values, Verdict, Written
 
@@ -238,6 +239,41 @@ class MemoryStore:
                 rows.append((device.key, total.energy_ukwh, total.suspect_ukwh, total.readings))
         columns = np.array(sorted(rows), np.int64).reshape(-1, 4)
         return DeviceTotals(*(columns[:, i] for i in range(4)))
+
+    async def stream_totals(self, stream: Stream, start_us: int) -> Totals:
+        zeros = (0,) * len(KINDS[stream].fields)
+        total = Totals(0, 0, 0, zeros, zeros)
+        for (of, _), device in self.registry.items():
+            if of is stream:
+                total += self.brute_force(device, start_us, 2**62)
+        return total
+
+    async def stream_bucket(self, stream: Stream, bucket_us: int) -> Runs:
+        """Join the bucket of every device."""
+        found = [
+            (device, await self.raw_bucket(device, bucket_us))
+            for (of, _), device in self.registry.items()
+            if of is stream
+        ]
+        found = [(device, raw) for device, raw in found if len(raw.at_us)]
+        rows = empty_live(stream, len(found))
+        for row, (device, raw) in zip(rows, found, strict=True):
+            row["device_id"] = device.key
+            for name, _ in RULE_COLUMNS:
+                row[name] = rule_rows(device.rules, 1)[name][0]
+            (row["before1_at"], row["before1_ukwh"]), (row["before2_at"], row["before2_ukwh"]) = (
+                raw.carry
+            )
+        width = len(KINDS[stream].fields)
+        return Runs(
+            KINDS[stream],
+            np.repeat(np.arange(len(found)), [len(raw.at_us) for _, raw in found]),
+            np.concatenate([[], *(raw.at_us for _, raw in found)]).astype(np.int64),
+            np.concatenate([[], *(raw.energy_ukwh for _, raw in found)]).astype(np.int64),
+            np.concatenate([np.zeros((0, width)), *(raw.values for _, raw in found)]),
+            rows,
+            rows,
+        )
 
     async def stats(self, stream: Stream) -> StreamStats:
         times = [at for (of, _), history in self.readings.items() if of is stream for at in history]

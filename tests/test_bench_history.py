@@ -100,14 +100,7 @@ def test_day_tables_are_left_as_the_engine_makes_them(conninfo: str) -> None:
 
 
 @pytest.mark.slow
-def test_sums_of_a_day_in_live_rows_are_written_where_the_schema_has_them(conninfo: str) -> None:
-    with psycopg.connect(conninfo) as connection:
-        for stream in Stream:
-            for column in ("day_energy_ukwh int8", "day_suspect_ukwh int8", "day_readings int4"):
-                connection.execute(
-                    f"""ALTER TABLE {stream}_live
-                    ADD COLUMN IF NOT EXISTS {column} NOT NULL DEFAULT 0""".encode()
-                )
+def test_live_rows_sum_their_last_day(conninfo: str) -> None:
     grow(conninfo, PAIRS, 2 * 1440 * 40, clock_us=lambda: NOW)
     day = 95 * BUCKET_US // MICRO
     for stream in Stream:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from oracle import MemoryStore, contribution
@@ -18,9 +18,9 @@ from test_store import NOW, opened
 from wattstream.domain.devices import DeviceChange
 from wattstream.domain.readings import KINDS, Readings, Stream
 from wattstream.domain.register import EnergyMode, Rules
-from wattstream.domain.units import BUCKET_US, MICRO
-from wattstream.query.window import window_totals
-from wattstream.store.port import Store
+from wattstream.domain.units import BUCKET_US, MICRO, bucket_floor
+from wattstream.query.window import stream_totals, window_totals
+from wattstream.store.port import DeviceTotals, Snapshot, Store
 from wattstream.store.postgres import PostgresStore
 
 FIRST = NOW - 4 * BUCKET_US
@@ -224,3 +224,88 @@ def test_refresh_finds_nothing_to_repair_and_repairs_what_was_damaged(
         assert (await store.refresh(FIRST, LAST)).buckets_repaired == 0
 
     on_store(test)
+
+
+DAY = 96 * BUCKET_US
+_long_times = st.integers(0, 4 * 96 * 3 - 1).map(lambda i: FIRST - 3 * DAY + i * BUCKET_US // 3)
+_long_histories = st.dictionaries(_long_times, _values, min_size=1, max_size=25)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=60,
+    phases=[phase for phase in Phase if phase is not Phase.shrink],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, *settings().suppress_health_check],
+)
+@given(
+    st.lists(st.tuples(_long_histories, _rules), min_size=1, max_size=4),
+    st.lists(_long_times, min_size=4, max_size=4),
+    st.integers(0, 2**32),
+)
+def test_sums_over_all_devices_and_days(
+    make_database: Callable[[], str],
+    devices: list[tuple[dict[int, int], Rules]],
+    edges: list[int],
+    seed: int,
+) -> None:
+    """The day that live rows sum, and every range of all devices, equal a recomputation."""
+    rng = random.Random(seed)
+
+    async def main() -> None:
+        async for store in opened(make_database()):
+            oracle = MemoryStore()
+            rows = [
+                Sent(device, at, value)
+                for device, (history, _) in enumerate(devices)
+                for at, value in history.items()
+            ]
+            if rng.random() < 0.6:
+                rng.shuffle(rows)
+            else:
+                rows.sort(key=lambda row: row.at_us)
+            cuts = sorted(rng.choices(range(len(rows) + 1), k=4))
+            change_after = rng.randrange(5)
+            for i, (a, z) in enumerate(itertools.pairwise([0, *cuts, len(rows)])):
+                for target in (store, oracle):
+                    if a < z:
+                        await target.write(readings(Stream.VEHICLE, str, rows[a:z]), NOW)
+                    if i == change_after:
+                        for device, (_, rules) in enumerate(devices):
+                            await set_rules(target, Stream.VEHICLE, str(device), rules)
+            async with store.snapshot() as found, oracle.snapshot() as truth:
+                newest = (await truth.stats(Stream.VEHICLE)).last_at_us
+                assert (await found.stats(Stream.VEHICLE)).last_at_us == newest
+                for start in edges:
+                    first = bucket_floor(start)
+                    kept = await truth.fleet_totals(Stream.VEHICLE, first)
+                    named = {row[0]: row[1:] for row in zip(*_columns(kept), strict=True) if row[3]}
+                    answer = await found.fleet_totals(Stream.VEHICLE, first)
+                    assert {
+                        row[0]: row[1:] for row in zip(*_columns(answer), strict=True) if row[3]
+                    } == {await _key(found, truth, key): rest for key, rest in named.items()}
+                for start, end in itertools.combinations(sorted({*edges, newest + 1}), 2):
+                    for shift in (0, 1):
+                        assert await stream_totals(
+                            found, Stream.VEHICLE, start + shift, end, newest
+                        ) == await stream_totals(truth, Stream.VEHICLE, start + shift, end, newest)
+            repair = await store.refresh(FIRST - 5 * DAY, LAST + DAY)
+            assert repair.buckets_repaired == 0
+
+    asyncio.run(main())
+
+
+def _columns(totals: DeviceTotals) -> list[list[int]]:
+    return [
+        column.tolist()
+        for column in (totals.key, totals.energy_ukwh, totals.suspect_ukwh, totals.readings)
+    ]
+
+
+async def _key(found: Snapshot, truth: Snapshot, key: int) -> int:
+    """Return the key of the oracle's device in the other store."""
+    for device in await truth.devices(Stream.VEHICLE, "", 100):
+        if device.key == key:
+            same = await found.device(Stream.VEHICLE, device.external_id)
+            assert same is not None
+            return same.key
+    raise AssertionError(key)

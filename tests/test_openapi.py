@@ -27,6 +27,7 @@ CONTRACT = {
     ("post", "/v1/ingest/batch"): {201, 207, 400, 413, 415, 422, 503},
     ("get", "/v1/ingest/status/{type}/{id}"): {200, 404, 503},
     ("get", "/v1/analytics/performance/{vehicleId}"): {200, 400, 404, 503},
+    ("get", "/v1/analytics/fleet"): {200, 400, 503},
     ("get", "/v1/analytics/stats"): {200, 503},
     ("get", "/v1/analytics/alerts"): {200, 400, 503},
     ("post", "/v1/analytics/refresh"): {200, 400, 503},

@@ -25,6 +25,7 @@ from wattstream.domain.units import BUCKET_US, DAY_US, MICRO, Float64, Int64, to
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.connections import APPLICATION_NAME, session_sql
 from wattstream.store.postgres.flush import FlushWriter
+from wattstream.store.postgres.live import new_version
 
 _MINUTE_US = 60 * MICRO
 _BUCKET_MIN = BUCKET_US // _MINUTE_US
@@ -33,32 +34,10 @@ _DAY_MIN = DAY_US // _MINUTE_US
 _BYTES_PER_ROW = 130
 _WAL_MARGIN = 1.2
 _SPANS = {"voltage": (225, 235), "soc": (20, 90), "batteryTemp": (15, 40)}
-_DAY_SUMS = ("day_energy_ukwh", "day_suspect_ukwh", "day_readings")
 
 _HELD = """
 SELECT coalesce(sum(readings), 0)::int8, min(first_at), max(last_at)
 FROM history_days WHERE stream = %(stream)s
-"""
-_COLUMNS = """
-SELECT column_name FROM information_schema.columns
-WHERE table_schema = current_schema() AND table_name = %(table)s
-"""
-# The sums over the closed quarter-hours of the 24 h that end with the open one.
-_SUM_DAY = """
-UPDATE {live} AS l
-SET day_energy_ukwh = day.energy, day_suspect_ukwh = day.suspect, day_readings = day.readings
-    {and_version}
-FROM (
-    SELECT o.device_id, s.* FROM {live} AS o, LATERAL (
-        SELECT coalesce(sum(energy_ukwh), 0)::int8 AS energy,
-            coalesce(sum(suspect_ukwh), 0)::int8 AS suspect,
-            coalesce(sum(readings), 0)::int4 AS readings
-        FROM {rollup} AS r
-        WHERE r.device_id = o.device_id AND r.bucket_at < o.bucket_at
-            AND r.bucket_at >= o.bucket_at - interval '23 hours 45 minutes'
-    ) AS s
-) AS day
-WHERE l.device_id = day.device_id
 """
 
 
@@ -140,7 +119,7 @@ def _connect(conninfo: str) -> psycopg.Connection[Any]:
     connection = psycopg.connect(
         conninfo, autocommit=True, application_name=f"{APPLICATION_NAME} bench"
     )
-    connection.execute(session_sql(lane=True))
+    connection.execute(session_sql(writes=True))
     connection.execute("SET synchronous_commit = off")
     arrays.register(connection)
     return connection
@@ -214,14 +193,11 @@ class _Filler:
         self._flush(start, whole_start)
 
     def sum_days(self) -> None:
-        """Bring the live rows' sums of a day up to the rollup, where the schema has them."""
-        live = f"{self._stream}_live"
-        columns = {name for (name,) in self._connection.execute(_COLUMNS, {"table": live})}
-        if not columns.issuperset(_DAY_SUMS):
-            return
-        and_version = ", version = l.version + 1" if "version" in columns else ""
-        names = {"live": live, "rollup": f"{self._stream}_rollup", "and_version": and_version}
-        self._connection.execute(_SUM_DAY.format_map(names).encode())
+        """Bring the live rows' sums of a day up to the rollup."""
+        self._connection.execute(
+            statements.load("flush", self._stream)["mend_days"],
+            {"device_id": arrays.PgArray(self._key), "version": new_version()},
+        )
 
     def settle(self) -> None:
         """Do now what the server would do in the background while answers are measured."""
@@ -234,7 +210,8 @@ class _Filler:
             at_us, ukwh, values = self._beats.of(minute, minute + 1)
             fields = np.column_stack([column.ravel() for column in values])
             readings = Readings(self._stream, self._ids, at_us[0], ukwh[0], fields)
-            self._writer.write(self._connection, readings, int(at_us.max()))
+            flush = self._writer.prepare(readings, int(at_us.max()))
+            self._writer.write(self._connection, flush)
             self._on_rows(len(self._ids))
 
     def _write_day(self, start: int, stop: int) -> None:

@@ -82,12 +82,14 @@ def state_columns(stream: Stream) -> list[tuple[str, type]]:
     ]
 
 
-DAY_COLUMNS = [
-    ("day_energy_ukwh", np.int64),
-    ("day_suspect_ukwh", np.int64),
-    ("day_readings", np.int32),
-]
-"""Sums over the DAY_BUCKETS before the open bucket. In memory: what a flush adds to them."""
+@cache
+def day_columns(stream: Stream) -> list[tuple[str, type]]:
+    """Return the columns of a live row that sum the DAY_BUCKETS before its open bucket.
+
+    In memory they hold what a flush adds to those sums.
+    """
+    types = dict(bucket_columns(stream))
+    return [(f"day_{name}", types[name]) for name in sum_columns(stream)]
 
 
 @cache
@@ -103,7 +105,8 @@ def steady_columns(stream: Stream) -> list[str]:
 @cache
 def live_dtype(stream: Stream) -> np.dtype[np.void]:
     """Return the row type of live state: device, rules, newest reading, open bucket."""
-    return np.dtype([("device_id", np.int32), *RULE_COLUMNS, *state_columns(stream), *DAY_COLUMNS])
+    columns = (*RULE_COLUMNS, *state_columns(stream), *day_columns(stream))
+    return np.dtype([("device_id", np.int32), *columns])
 
 
 def empty_live(stream: Stream, n: int) -> Rows:
@@ -291,5 +294,6 @@ def day_start(live: Rows) -> Int64:
 def add_to_day(live: Rows, closed: Rows, seg: Int64, sign: int = 1) -> None:
     """Add closed buckets to the day of the live rows `seg`, where they lie in it; in place."""
     is_in = closed["bucket_at"] >= day_start(live)[seg]
-    for name, _ in DAY_COLUMNS:
-        np.add.at(live[name], seg[is_in], sign * closed[name.removeprefix("day_")][is_in])
+    for name in live.dtype.names or ():
+        if name.startswith("day_"):
+            np.add.at(live[name], seg[is_in], sign * closed[name.removeprefix("day_")][is_in])

@@ -1,16 +1,17 @@
-"""Vehicles whose efficiency is too low, over all devices at once."""
+"""Answers over all devices at once: the fleet's energy, and vehicles that lose too much."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from wattstream.domain.efficiency import efficiency
+from wattstream.domain.efficiency import Status, efficiency, status
 from wattstream.domain.links import AcSource, Feeds, feeds_within
 from wattstream.domain.readings import Stream
-from wattstream.domain.units import DAY_US, bucket_ceil
+from wattstream.domain.units import DAY_US, MICRO, bucket_ceil
 from wattstream.query.latest import find
-from wattstream.query.window import window_totals
-from wattstream.store.port import DeviceTotals, Snapshot, Store
+from wattstream.query.performance import BATTERY_TEMP
+from wattstream.query.window import stream_totals, window_totals
+from wattstream.store.port import DeviceTotals, Snapshot, Store, Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,64 @@ class Alerts:
     start_us: int
     end_us: int
     alerts: list[LowEfficiency]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPerformance:
+    """The answer for all devices together over [start_us, end_us).
+
+    Attributes:
+        ac: Sums of all meters.
+        dc: Sums of all vehicles.
+        efficiency: DC / AC as a fraction, None where AC is 0 or no vehicle reported.
+        battery_temp_c: Mean over the vehicles' readings, °C; None where there are none.
+    """
+
+    start_us: int
+    end_us: int
+    ac: Totals
+    dc: Totals
+    efficiency: float | None
+    battery_temp_c: float | None
+    status: Status
+
+
+async def fleet_performance(
+    store: Store, now_us: int, start_us: int | None, end_us: int | None, *, threshold: float
+) -> FleetPerformance:
+    """Return energy and efficiency of all devices together.
+
+    Args:
+        store: Where the readings are.
+        now_us: The engine's clock, microseconds.
+        start_us: Inclusive; None: the first whole quarter-hour after now − 24 h.
+        end_us: Exclusive; None: just after the newest reading, so no quarter-hour is cut.
+        threshold: Efficiency below this is low, fraction.
+    """
+    async with store.snapshot() as snapshot:
+        newest = {stream: (await snapshot.stats(stream)).last_at_us for stream in Stream}
+        start_us = default_start(now_us) if start_us is None else start_us
+        end_us = max(start_us, *newest.values()) + 1 if end_us is None else end_us
+        dc, ac = [
+            await stream_totals(snapshot, stream, start_us, end_us, newest[stream])
+            for stream in (Stream.VEHICLE, Stream.METER)
+        ]
+    value = efficiency(dc.energy_ukwh, ac.energy_ukwh) if dc.readings else None
+    temps = dc.counts[BATTERY_TEMP]
+    return FleetPerformance(
+        start_us,
+        end_us,
+        ac,
+        dc,
+        value,
+        dc.sums_micro[BATTERY_TEMP] / (temps * MICRO) if temps else None,
+        status(
+            vehicle_readings=dc.readings,
+            has_meter=ac.readings > 0,
+            value=value,
+            threshold=threshold,
+        ),
+    )
 
 
 def default_start(now_us: int) -> int:

@@ -10,7 +10,7 @@ from wattstream.query.latest import find
 from wattstream.query.window import window_totals
 from wattstream.store.port import Store
 
-_BATTERY_TEMP = [field.key for field in VEHICLE.fields].index("batteryTemp")
+BATTERY_TEMP = [field.key for field in VEHICLE.fields].index("batteryTemp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ async def performance(
     state = status(
         vehicle_readings=dc.readings, has_meter=bool(links), value=value, threshold=threshold
     )
-    temps = dc.counts[_BATTERY_TEMP]
+    temps = dc.counts[BATTERY_TEMP]
     return Performance(
         vehicle_id=vehicle_id,
         start_us=start_us,
@@ -91,7 +91,7 @@ async def performance(
         ac_ukwh=ac_ukwh if links else None,
         dc_ukwh=dc.energy_ukwh,
         efficiency=value,
-        battery_temp_c=dc.sums_micro[_BATTERY_TEMP] / (temps * MICRO) if temps else None,
+        battery_temp_c=dc.sums_micro[BATTERY_TEMP] / (temps * MICRO) if temps else None,
         ac_suspect_ukwh=ac_suspect_ukwh,
         dc_suspect_ukwh=dc.suspect_ukwh,
         meters=sorted({link.meter_id for link in links}),

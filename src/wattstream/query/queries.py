@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
 from wattstream.domain.readings import Stream
-from wattstream.query import fleet, latest
+from wattstream.query import latest
+from wattstream.query.fleet import Alerts, FleetPerformance, fleet_performance, low_efficiency
 from wattstream.query.performance import Performance, performance
 from wattstream.store.port import Store
 
@@ -42,9 +43,15 @@ class Queries:
             threshold=self.threshold,
         )
 
-    async def low_efficiency(self, threshold: float) -> fleet.Alerts:
+    async def fleet(self, start_us: int | None, end_us: int | None) -> FleetPerformance:
+        """Return energy and efficiency of all devices together; None: the default window."""
+        return await fleet_performance(
+            self.store, self.clock_us(), start_us, end_us, threshold=self.threshold
+        )
+
+    async def low_efficiency(self, threshold: float) -> Alerts:
         """Return vehicles below a threshold over the fleet's default window."""
-        return await fleet.low_efficiency(
+        return await low_efficiency(
             self.store, self.clock_us(), same_id=self.same_id, threshold=threshold
         )
 

@@ -13,6 +13,7 @@ from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
 from wattstream.domain.links import Feeds
 from wattstream.domain.readings import Readings, Rejection, Stream
+from wattstream.domain.rollup import Runs
 from wattstream.domain.units import Float64, Int64
 
 
@@ -92,6 +93,16 @@ class Totals:
             tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)),
         )
 
+    def __neg__(self) -> "Totals":
+        """Return the sums to be taken off."""
+        return Totals(
+            -self.energy_ukwh,
+            -self.suspect_ukwh,
+            -self.readings,
+            tuple(-value for value in self.sums_micro),
+            tuple(-count for count in self.counts),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RawBucket:
@@ -154,6 +165,12 @@ class Snapshot(Protocol):
 
     async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
         """Sum, per device, every bucket that starts at or after `start_us`, a bucket start."""
+
+    async def stream_totals(self, stream: Stream, start_us: int) -> Totals:
+        """Sum every bucket of all devices that starts at or after `start_us`, a bucket start."""
+
+    async def stream_bucket(self, stream: Stream, bucket_us: int) -> Runs:
+        """Return the readings of all devices in one bucket."""
 
     async def stats(self, stream: Stream) -> StreamStats:
         """Return what is held of a stream, without touching history."""

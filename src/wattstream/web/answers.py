@@ -8,7 +8,7 @@ from wattstream.domain.holdings import KeptRejection, StreamStats
 from wattstream.domain.readings import Stream
 from wattstream.domain.register import EnergyMode
 from wattstream.domain.units import MICRO, NEVER_US, kwh, rfc3339
-from wattstream.query.fleet import Alerts
+from wattstream.query.fleet import Alerts, FleetPerformance
 from wattstream.query.latest import LiveState
 from wattstream.query.performance import Performance
 from wattstream.web import models
@@ -60,6 +60,22 @@ def performance(answer: Performance) -> models.PerformanceAnswer:
         readings=models.ReadingCounts(vehicle=answer.vehicle_readings, meter=answer.meter_readings),
         status=answer.status,
         reason=answer.reason,
+    )
+
+
+def fleet(answer: FleetPerformance) -> models.FleetAnswer:
+    """Return a fleet answer as JSON."""
+    return models.FleetAnswer(
+        window=_window(answer.start_us, answer.end_us),
+        total_ac=kwh(answer.ac.energy_ukwh) if answer.ac.readings else None,
+        total_dc=kwh(answer.dc.energy_ukwh),
+        efficiency=answer.efficiency,
+        avg_battery_temp=answer.battery_temp_c,
+        suspect_kwh=models.SuspectKwh(
+            ac=kwh(answer.ac.suspect_ukwh), dc=kwh(answer.dc.suspect_ukwh)
+        ),
+        readings=models.ReadingCounts(vehicle=answer.dc.readings, meter=answer.ac.readings),
+        status=answer.status,
     )
 
 

@@ -17,7 +17,13 @@ from wattstream.query.queries import Queries
 from wattstream.stats import Stats
 from wattstream.web import answers, models
 from wattstream.web.errors import add_error_handlers
-from wattstream.web.parameters import EndQuery, StartQuery, fraction, time_range
+from wattstream.web.parameters import (
+    EndQuery,
+    StartQuery,
+    fraction,
+    open_range,
+    time_range,
+)
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -91,6 +97,19 @@ def _add_answers(app: FastAPI, context: Context) -> None:
     ) -> models.PerformanceAnswer:
         start_us, end_us = time_range(start, end, queries.clock_us())
         return answers.performance(await queries.performance(vehicleId, start_us, end_us))
+
+    @app.get(
+        "/v1/analytics/fleet",
+        tags=["answers"],
+        summary="Energy and efficiency of all devices together",
+        description=(
+            "Without a range: from the first whole quarter-hour after now − 24 h up to the "
+            "newest reading. No quarter-hour is cut there, so the answer is cheap."
+        ),
+        responses={**_BAD, **_AWAY},
+    )
+    async def fleet(start: StartQuery = None, end: EndQuery = None) -> models.FleetAnswer:
+        return answers.fleet(await queries.fleet(*open_range(start, end, queries.clock_us())))
 
     @app.get("/v1/analytics/stats", tags=["answers"], summary="What is held", responses={**_AWAY})
     async def stats() -> models.StatsAnswer:

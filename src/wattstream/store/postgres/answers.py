@@ -9,7 +9,8 @@ from wattstream.domain.devices import Device
 from wattstream.domain.holdings import DayCount, KeptRejection, StreamStats
 from wattstream.domain.links import Feeds, Link
 from wattstream.domain.readings import KINDS, Rejection, Stream
-from wattstream.domain.register import EnergyMode, Rules
+from wattstream.domain.register import RULE_COLUMNS, EnergyMode, Rules
+from wattstream.domain.rollup import CARRY, Runs, live_dtype
 from wattstream.domain.units import BUCKET_US, NEVER_US
 from wattstream.store.port import DeviceTotals, Latest, RawBucket, Totals, Values
 from wattstream.store.postgres import arrays, statements
@@ -103,6 +104,25 @@ class PostgresSnapshot:
         )
         none = np.zeros(0, np.int64)
         return DeviceTotals(*(none if c is None else c.astype(np.int64) for c in columns))
+
+    async def stream_totals(self, stream: Stream, start_us: int) -> Totals:
+        """Sum every bucket of all devices that starts at or after `start_us`, a bucket start."""
+        energy, suspect, readings, *measured = await self._one(
+            "answers", "stream_totals", stream, start_at=arrays.time_param(start_us)
+        )
+        return Totals(energy, suspect, readings, tuple(measured[::2]), tuple(measured[1::2]))
+
+    async def stream_bucket(self, stream: Stream, bucket_us: int) -> Runs:
+        """Return the readings of all devices in one bucket."""
+        start_at, end_at = (arrays.time_param(at) for at in (bucket_us, bucket_us + BUCKET_US))
+        devices = await self._one("answers", "stream_carry", stream, start_at=start_at)
+        raw = await self._one("answers", "stream_bucket", stream, start_at=start_at, end_at=end_at)
+        names = ["device_id", *(name for name, _ in RULE_COLUMNS), *CARRY]
+        rows = arrays.to_rows(devices, names, live_dtype(stream))
+        device, at_us, ukwh, values = arrays.readings_of(raw)
+        present, run = np.unique(device, return_inverse=True)
+        place = np.searchsorted(rows["device_id"], present)
+        return Runs(KINDS[stream], run, at_us, ukwh, values, rows.take(place), rows.take(place))
 
     async def stats(self, stream: Stream) -> StreamStats:
         """Return what is held of a stream, without touching history."""

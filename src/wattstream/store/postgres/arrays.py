@@ -14,7 +14,7 @@ from psycopg import pq
 from psycopg.abc import AdaptContext
 from psycopg.adapt import Buffer, Dumper, Loader
 
-from wattstream.domain.units import NEVER_US, Int64, Rows, to_datetime
+from wattstream.domain.units import NEVER_US, Float64, Int64, Rows, to_datetime
 
 # Microseconds from 1970, ours, to 2000, PostgreSQL's. Both ends of int64 are infinities there.
 _EPOCH_SHIFT_US = 946_684_800_000_000
@@ -129,6 +129,14 @@ def to_rows(record: Sequence[Any], names: Sequence[str], dtype: np.dtype[np.void
         if column is not None:
             rows[name] = column
     return rows
+
+
+def readings_of(record: Sequence[Any] | None) -> tuple[Int64, Int64, Int64, Float64]:
+    """Return device, time, value and fields of aggregated readings."""
+    if record is None or record[0] is None:
+        empty = np.zeros(0, np.int64)
+        return empty, empty, empty, np.zeros((0, len(record or ()) - 3))
+    return record[0], record[1], record[2], np.column_stack(record[3:])
 
 
 def copy_rows(columns: Sequence[NDArray[Any]]) -> bytes:

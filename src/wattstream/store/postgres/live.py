@@ -11,7 +11,7 @@ import threading
 import numpy as np
 
 from wattstream.domain.readings import Stream
-from wattstream.domain.rollup import DAY_COLUMNS, live_dtype
+from wattstream.domain.rollup import day_columns, live_dtype
 from wattstream.domain.rows import assign
 from wattstream.domain.units import Int64, Rows
 
@@ -27,6 +27,7 @@ class LiveCache:
     """Live rows by device key, for several threads."""
 
     def __init__(self, stream: Stream) -> None:
+        self._day = day_columns(stream)
         self._rows: Rows = np.zeros(0, live_dtype(stream))
         # A row read while it is written would be a mixture that its version does not tell.
         self._lock = threading.Lock()
@@ -42,7 +43,7 @@ class LiveCache:
     def put(self, rows: Rows) -> None:
         """Remember rows that are committed or will be, or locked and just read."""
         rows = rows.compress(rows["device_id"] < _MAX_KEY)
-        for name, _ in DAY_COLUMNS:
+        for name, _ in self._day:
             rows[name] = 0
         if len(rows) == 0:
             return

@@ -9,11 +9,11 @@ from wattstream.domain.readings import KINDS, Kind, Stream
 from wattstream.domain.register import RULE_COLUMNS, needs_predecessors
 from wattstream.domain.rollup import (
     CARRY,
-    DAY_COLUMNS,
     Runs,
     Summary,
     add_to_day,
     bucket_columns,
+    day_columns,
     day_start,
     empty_live,
     live_dtype,
@@ -161,18 +161,10 @@ def _raw_buckets(
         },
         binary=True,
     ).fetchone()
-    device, at_us, ukwh, values = _columns(record)
+    device, at_us, ukwh, values = arrays.readings_of(record)
     seg = np.searchsorted(live["device_id"], device)
     rows = at_us <= live["last_at"][seg]
     return seg[rows], at_us[rows], ukwh[rows], values[rows]
-
-
-def _columns(record: tuple[Any, ...] | None) -> tuple[Int64, Int64, Int64, Any]:
-    """Return device, time, value and fields of aggregated readings."""
-    if record is None or record[0] is None:
-        empty = np.zeros(0, np.int64)
-        return empty, empty, empty, np.zeros((0, len(record or ()) - 3))
-    return record[0], record[1], record[2], np.column_stack(record[3:])
 
 
 def _starts(seg: Int64, bucket_at: Int64) -> Int64:
@@ -224,12 +216,14 @@ def live_update(stream: Stream, before: Rows, live: Rows) -> Statement:
         (before["bucket_at"] == live["bucket_at"]).all()
         and (live["received_at"] == received_at).all()
         and not needs_predecessors(live).any()
-        and not any(live[name].any() for name, _ in DAY_COLUMNS)
+        and not any(live[name].any() for name, _ in day_columns(stream))
     ):
         params |= arrays.params(live, ["device_id", *steady_columns(stream)])
         params["received_at"] = arrays.time_param(received_at)
         return Statement(sql["update_steady"], params, rows=len(live))
-    names = [name for name, _ in (*state_columns(stream), *DAY_COLUMNS) if name != "version"]
+    names = [
+        name for name, _ in (*state_columns(stream), *day_columns(stream)) if name != "version"
+    ]
     params |= arrays.params(live, ["device_id", *names])
     left_to = np.minimum(day_start(live), before["bucket_at"])
     params["left_from_at"] = arrays.PgArray(day_start(before), times=True)
@@ -258,7 +252,7 @@ def rebuild(
     dtype = rollup_dtype(stream)
     record = connection.execute(statement["closed_range"], limits, binary=True).fetchone()
     closed = arrays.to_rows(record or (), dtype.names or (), dtype)
-    device, at_us, ukwh, values = _columns(
+    device, at_us, ukwh, values = arrays.readings_of(
         connection.execute(statement["raw_range"], limits, binary=True).fetchone()
     )
     before = copied(live)

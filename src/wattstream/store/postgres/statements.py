@@ -15,8 +15,8 @@ from wattstream.domain.readings import KINDS, Stream
 from wattstream.domain.register import RULE_COLUMNS
 from wattstream.domain.rollup import (
     CARRY,
-    DAY_COLUMNS,
     bucket_columns,
+    day_columns,
     state_columns,
     steady_columns,
     sum_columns,
@@ -59,10 +59,11 @@ def _placeholders(stream: Stream) -> dict[str, str]:
     state, bucket = state_columns(stream), bucket_columns(stream)
     fields = [field.column for field in kind.fields]
     rules = [name for name, _ in RULE_COLUMNS]
-    types = dict([*state[1:], *DAY_COLUMNS])  # without the version
+    types = dict([*state[1:], *day_columns(stream)])  # without the version
     steady = steady_columns(stream)
     state_names, bucket_names = [name for name, _ in state], [name for name, _ in bucket]
     live_names = ["device_id", *rules, *state_names]
+    added = sum_columns(stream)
     sums = [name for name in sum_columns(stream) if name.endswith(("_micro", "_count"))]
     return {
         "stream": stream.value,
@@ -72,6 +73,9 @@ def _placeholders(stream: Stream) -> dict[str, str]:
         "field_aggregates": ", ".join(f"array_agg(coalesce({name}, 'NaN'))" for name in fields),
         "live_names": ", ".join(live_names),
         "live_aggregates": ", ".join(_aggregate(name, fields) for name in live_names),
+        "rule_names": ", ".join(f"l.{name}" for name in rules),
+        "rule_aggregates": ", ".join(f"array_agg({n})" for n in ("device_id", *rules, *CARRY)),
+        "carry_values": ", ".join(_carry(name) for name in CARRY),
         "state_rows": _rows(types),
         "state_assignments": ", ".join(_assignment(name, fields) for name in state_names[1:]),
         "steady_rows": _rows({name: types[name] for name in steady}),
@@ -86,6 +90,21 @@ def _placeholders(stream: Stream) -> dict[str, str]:
         "bucket_added": ", ".join(
             f"{name} = r.{name} + excluded.{name}" for name in sum_columns(stream)
         ),
+        "day_changes": ", ".join(
+            f"day_{name} = l.day_{name} + u.day_{name} - coalesce(x.{name}, 0)" for name in added
+        ),
+        "day_values": ", ".join(f"day_{name} = d.{name}" for name in added),
+        "day_names": ", ".join(f"l.day_{name}" for name in added),
+        "day_sums": ", ".join(f"d.{name}" for name in added),
+        "bucket_sums": ", ".join(
+            f"coalesce(sum(r.{name}), 0)::{_TYPES[types[name].__name__]} AS {name}"
+            for name in added
+        ),
+        "signed_sums": ", ".join(f"sum(sign * r.{name})::int8 AS {name}" for name in added),
+        "reach_sums": ", ".join(
+            f"(l.{name} + l.day_{name} + coalesce(x.{name}, 0))::int8 AS {name}" for name in added
+        ),
+        "reach_totals": ", ".join(f"coalesce(sum({name}), 0)::int8" for name in added),
         "sum_names": ", ".join(sum_columns(stream)),
         "measured_sums": "".join(f", coalesce(sum({name}), 0)::int8" for name in sums),
     }
@@ -117,6 +136,15 @@ def _bucket_value(name: str) -> str:
     if name not in CARRY:
         return name
     return f"CASE WHEN {name.partition('_')[0]}_at > '-infinity' THEN {name} END"
+
+
+def _carry(name: str) -> str:
+    """Return a reading before a bucket, from its rollup row or the live row that has it open."""
+    absent = "'-infinity'" if is_time(name) else "0"
+    return (
+        f"CASE WHEN l.bucket_at = %(start_at)s THEN l.{name} "
+        f"ELSE coalesce(r.{name}, {absent}) END AS {name}"
+    )
 
 
 def _bucket_aggregate(name: str) -> str:

@@ -35,23 +35,63 @@ FROM {stream}_live WHERE device_id = %(device_id)s AND bucket_at = %(start_at)s
 -- start and the wanted one are read and taken off, or added; for a fleet that reports, none.
 SELECT array_agg(device_id), array_agg(energy_ukwh), array_agg(suspect_ukwh), array_agg(readings)
 FROM (
-    SELECT l.device_id,
-        l.energy_ukwh + l.day_energy_ukwh + coalesce(r.energy_ukwh, 0) AS energy_ukwh,
-        l.suspect_ukwh + l.day_suspect_ukwh + coalesce(r.suspect_ukwh, 0) AS suspect_ukwh,
-        l.readings + l.day_readings + coalesce(r.readings, 0) AS readings
+    SELECT l.device_id, {reach_sums}
     FROM (
         SELECT *, bucket_at - interval '23:45' AS day_at FROM {stream}_live
         WHERE bucket_at >= %(start_at)s::timestamptz
     ) AS l,
     LATERAL (
-        SELECT sum(sign * energy_ukwh)::int8 AS energy_ukwh,
-            sum(sign * suspect_ukwh)::int8 AS suspect_ukwh, sum(sign * readings)::int8 AS readings
-        FROM {stream}_rollup,
+        SELECT {signed_sums}
+        FROM {stream}_rollup AS r,
             (SELECT CASE WHEN l.day_at < %(start_at)s::timestamptz THEN -1 ELSE 1 END) AS s(sign)
-        WHERE l.day_at <> %(start_at)s::timestamptz AND device_id = l.device_id
-            AND bucket_at >= least(l.day_at, %(start_at)s::timestamptz)
-            AND bucket_at < greatest(l.day_at, %(start_at)s::timestamptz)
-    ) AS r
+        WHERE l.day_at <> %(start_at)s::timestamptz AND r.device_id = l.device_id
+            AND r.bucket_at >= least(l.day_at, %(start_at)s::timestamptz)
+            AND r.bucket_at < greatest(l.day_at, %(start_at)s::timestamptz)
+    ) AS x
+    ORDER BY l.device_id
+) AS devices
+
+-- name: stream_totals
+-- The same, over all devices together.
+SELECT {reach_totals}
+FROM (
+    SELECT l.device_id, {reach_sums}
+    FROM (
+        SELECT *, bucket_at - interval '23:45' AS day_at FROM {stream}_live
+        WHERE bucket_at >= %(start_at)s::timestamptz
+    ) AS l,
+    LATERAL (
+        SELECT {signed_sums}
+        FROM {stream}_rollup AS r,
+            (SELECT CASE WHEN l.day_at < %(start_at)s::timestamptz THEN -1 ELSE 1 END) AS s(sign)
+        WHERE l.day_at <> %(start_at)s::timestamptz AND r.device_id = l.device_id
+            AND r.bucket_at >= least(l.day_at, %(start_at)s::timestamptz)
+            AND r.bucket_at < greatest(l.day_at, %(start_at)s::timestamptz)
+    ) AS x
+) AS devices
+
+-- name: stream_bucket
+-- The readings of all devices in a bucket, sorted.
+SELECT array_agg(device_id), array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
+FROM (
+    SELECT h.*
+    FROM {stream}_live AS l,
+    LATERAL (
+        SELECT * FROM {stream}_history
+        WHERE device_id = l.device_id AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
+        OFFSET 0
+    ) AS h
+    ORDER BY h.device_id, h.measured_at
+) AS raw
+
+-- name: stream_carry
+-- The rules of all devices, and the two readings before a bucket.
+SELECT {rule_aggregates}
+FROM (
+    SELECT l.device_id, {rule_names}, {carry_values}
+    FROM {stream}_live AS l
+    LEFT JOIN {stream}_rollup AS r
+        ON r.device_id = l.device_id AND r.bucket_at = %(start_at)s::timestamptz
     ORDER BY l.device_id
 ) AS devices
 

@@ -63,9 +63,7 @@ WHERE l.device_id = u.device_id AND l.version = u.read_version
 -- what joined it is added.
 UPDATE {stream}_live AS l
 SET version = %(version)s, {state_assignments},
-    day_energy_ukwh = l.day_energy_ukwh + u.day_energy_ukwh - coalesce(x.energy_ukwh, 0),
-    day_suspect_ukwh = l.day_suspect_ukwh + u.day_suspect_ukwh - coalesce(x.suspect_ukwh, 0),
-    day_readings = l.day_readings + u.day_readings - coalesce(x.readings, 0)
+    {day_changes}
 FROM (
     SELECT unnest(%(device_id)s::int4[]) AS device_id,
         unnest(%(read_version)s::int8[]) AS read_version,
@@ -73,8 +71,7 @@ FROM (
         unnest(%(left_to_at)s::timestamptz[]) AS left_to_at, {state_rows}
 ) AS u,
 LATERAL (
-    SELECT sum(r.energy_ukwh)::int8 AS energy_ukwh, sum(r.suspect_ukwh)::int8 AS suspect_ukwh,
-        sum(r.readings)::int4 AS readings
+    SELECT {bucket_sums}
     FROM {stream}_rollup AS r
     WHERE u.left_from_at < u.left_to_at AND r.device_id = u.device_id
         AND r.bucket_at >= u.left_from_at AND r.bucket_at < u.left_to_at
@@ -97,20 +94,15 @@ ON CONFLICT (device_id, bucket_at) DO UPDATE SET {bucket_added}
 -- The day's sums of some devices from their rollups, where they differ. Rows are locked already.
 WITH mended AS (
     UPDATE {stream}_live AS l
-    SET day_energy_ukwh = d.energy_ukwh, day_suspect_ukwh = d.suspect_ukwh,
-        day_readings = d.readings, version = %(version)s
+    SET version = %(version)s, {day_values}
     FROM unnest(%(device_id)s::int4[]) AS u(device_id),
     LATERAL (
-        SELECT coalesce(sum(r.energy_ukwh), 0)::int8 AS energy_ukwh,
-            coalesce(sum(r.suspect_ukwh), 0)::int8 AS suspect_ukwh,
-            coalesce(sum(r.readings), 0)::int4 AS readings
+        SELECT {bucket_sums}
         FROM {stream}_live AS o JOIN {stream}_rollup AS r ON r.device_id = o.device_id
         WHERE o.device_id = u.device_id AND o.bucket_at > '-infinity'
             AND r.bucket_at >= o.bucket_at - interval '23:45' AND r.bucket_at < o.bucket_at
     ) AS d
-    WHERE l.device_id = u.device_id
-        AND (l.day_energy_ukwh, l.day_suspect_ukwh, l.day_readings)
-            IS DISTINCT FROM (d.energy_ukwh, d.suspect_ukwh, d.readings)
+    WHERE l.device_id = u.device_id AND ({day_names}) IS DISTINCT FROM ({day_sums})
     RETURNING l.device_id
 )
 SELECT array_agg(device_id) FROM mended
