@@ -34,6 +34,7 @@ BACKLOG = 2048
 _SPARE_CONNECTIONS = 20  # a start's own, and people who look into the database
 _PREPARE_EVERY_S = 3600
 _WATCH_EVERY_S = 1.0
+_WATCH_AT_MOST_S = 30.0
 # A lane that has its answer from PostgreSQL waits this long, at most, for a thread that decodes.
 _SWITCH_S = 0.0005
 
@@ -140,21 +141,30 @@ async def running(
         shared: The counters, where the engine is one of several workers. The first of them
             makes partitions ahead for all.
     """
+    async with _opened(conninfo, settings) as store:
+        application = Application(settings, store, shared=shared)
+        prepares = shared is None or shared.number == 0
+        if prepares:
+            await store.prepare(clock_us())
+        writing = asyncio.create_task(application.ingest.run())
+        preparing = asyncio.create_task(_prepare_daily(store)) if prepares else None
+        try:
+            yield application
+        finally:
+            if preparing is not None:
+                preparing.cancel()
+            application.ingest.stop()
+            await writing
+
+
+@asynccontextmanager
+async def _opened(conninfo: str, settings: Settings) -> AsyncIterator[PostgresStore]:
+    """Open the store; close it whatever happens, as an open pool keeps the event loop alive."""
     store = PostgresStore(conninfo, read_connections=settings.read_connections)
     await store.open()
-    application = Application(settings, store, shared=shared)
-    prepares = shared is None or shared.number == 0
-    if prepares:
-        await store.prepare(clock_us())
-    writing = asyncio.create_task(application.ingest.run())
-    preparing = asyncio.create_task(_prepare_daily(store)) if prepares else None
     try:
-        yield application
+        yield store
     finally:
-        if preparing is not None:
-            preparing.cancel()
-        application.ingest.stop()
-        await writing
         await store.close()
 
 
@@ -308,14 +318,17 @@ def url_of(host: str, listener: socket.socket) -> str:
 
 
 async def _watch(embedded: EmbeddedPostgres | None) -> None:
-    """Start the embedded server again where it ended by itself."""
+    """Start the embedded server again where it ended by itself, until it runs."""
+    pause_s = _WATCH_EVERY_S
     while embedded is not None:
-        await asyncio.sleep(_WATCH_EVERY_S)
-        code = embedded.poll()
-        if code is None:
+        await asyncio.sleep(pause_s)
+        if embedded.is_running():
+            pause_s = _WATCH_EVERY_S
             continue
-        _log.error("The embedded PostgreSQL ended; starting it again", exit_code=code)
+        code = embedded.poll()  # None where the last start has failed
+        _log.error("The embedded PostgreSQL does not run; starting it again", exit_code=code)
         try:
             await asyncio.to_thread(embedded.start)
         except WattstreamError as error:
             _log.error("The embedded PostgreSQL did not start", why=error.message)
+            pause_s = min(2 * pause_s, _WATCH_AT_MOST_S)
