@@ -333,14 +333,17 @@ def test_a_full_queue_is_503_with_retry_after(embedded: Server) -> None:
                 await asyncio.sleep(0.3)
                 refused = await api.ask("POST", "/v1/ingest", json=other)
                 health = await api.ask("GET", "/v1/health")
+                waiting = await api.ask("GET", "/metrics")
                 holder.rollback()
-                return [refused, health, *[await task for task in first]]
+                return [refused, health, waiting, *[await task for task in first]]
 
-        refused, health, *first = api.run(overrun())
+        refused, health, waiting, *first = api.run(overrun())
     for answer in (refused, health):
         assert_error(answer, 503, "queue_full")
         assert int(answer.headers["Retry-After"]) >= 1
+    assert 'wattstream_queue_readings{stream="meter"} 1.0' in waiting.text
     assert [answer.status_code for answer in first] == [200, 201]
+    assert 'wattstream_queue_readings{stream="meter"} 0.0' in api.get("/metrics").text
     api.close()
 
 

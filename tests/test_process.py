@@ -72,6 +72,10 @@ class Process:
         return self.wait()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         return self._process.poll() is None
 
@@ -305,6 +309,47 @@ def test_a_killed_postgres_is_started_again_and_nothing_acknowledged_is_lost(fol
         assert len(load.acknowledged) > before
         assert all("database_unavailable" in text for text in load.refused)
         assert_holds(folder, engine.url, load.acknowledged)
+
+
+@pytest.mark.slow
+def test_a_postgres_that_cannot_start_again_is_tried_until_it_can(folder: Path) -> None:
+    with serving(folder) as engine:
+        cluster = folder / "wattstream-data" / "postgres"
+        (cluster / "global").rename(cluster / "away")
+        postmaster = int((cluster / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(postmaster, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while not any("did not start" in line for line in engine.log):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (cluster / "away").rename(cluster / "global")
+        while not httpx.get(f"{engine.url}/v1/health", timeout=30).is_success:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_an_engine_whose_database_stops_answering_at_its_start_ends(tmp_path: Path) -> None:
+    script = """
+import asyncio, sys
+from wattstream.app import running
+from wattstream.settings import load
+async def main():
+    async with running(load({}, {}), sys.argv[1]):
+        pass
+asyncio.run(main())
+"""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        conninfo = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/x"
+        done = subprocess.run(
+            [sys.executable, "-c", script, conninfo],
+            check=False,
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=40,
+        )
+    assert "StoreUnavailableError" in done.stderr
 
 
 def test_a_second_engine_on_the_same_folder_is_refused_with_what_to_do(folder: Path) -> None:

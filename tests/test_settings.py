@@ -33,6 +33,12 @@ def test_sizes_are_written_with_units() -> None:
     assert load({"max_body": "2MiB"}, {}).max_body == 2 * 1024**2
 
 
+@pytest.mark.parametrize("workers", ["0", "65", "two"])
+def test_the_number_of_workers_has_bounds(workers: str) -> None:
+    with pytest.raises(SettingsError, match="WATTSTREAM_WORKERS"):
+        load({"workers": workers}, {})
+
+
 def test_every_problem_is_named_at_once_with_what_to_do() -> None:
     environ = {
         "WATTSTREAM_PORT": "ninety",

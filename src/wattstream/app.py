@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any
 
 import structlog
 import uvicorn
@@ -20,15 +22,19 @@ from wattstream.inputs.http import BATCH_PATH, ONE_PATH, HttpInput, Receive, Sco
 from wattstream.pipeline.ingest import Ingest
 from wattstream.query.queries import Queries
 from wattstream.settings import Settings
-from wattstream.stats import Stats
+from wattstream.stats import Shared, Stats
 from wattstream.store.embedded import EmbeddedPostgres
 from wattstream.store.port import Store
 from wattstream.store.postgres import PostgresStore
 from wattstream.store.postgres.migrations import migrate
+from wattstream.store.postgres.store import WRITE_CONNECTIONS
 from wattstream.web.api import Context, create_api
 
+BACKLOG = 2048
+_SPARE_CONNECTIONS = 20  # a start's own, and people who look into the database
 _PREPARE_EVERY_S = 3600
 _WATCH_EVERY_S = 1.0
+_WATCH_AT_MOST_S = 30.0
 # A lane that has its answer from PostgreSQL waits this long, at most, for a thread that decodes.
 _SWITCH_S = 0.0005
 
@@ -50,7 +56,10 @@ def database(settings: Settings) -> Iterator[tuple[str, EmbeddedPostgres | None]
     if settings.database_url is not None:
         yield settings.database_url, None
         return
-    server = EmbeddedPostgres(settings.data_dir, settings.postgres_user)
+    needed = settings.workers * (WRITE_CONNECTIONS + settings.read_connections)
+    server = EmbeddedPostgres(
+        settings.data_dir, settings.postgres_user, connections=needed + _SPARE_CONNECTIONS
+    )
     conninfo = server.start()
     try:
         yield conninfo, server
@@ -58,13 +67,35 @@ def database(settings: Settings) -> Iterator[tuple[str, EmbeddedPostgres | None]
         server.stop()
 
 
+@asynccontextmanager
+async def migrated_database(settings: Settings) -> AsyncIterator[str]:
+    """Provide the conninfo of the migrated database; an embedded server is watched meanwhile.
+
+    Raises:
+        OperatorError: The database cannot be had.
+    """
+    with contextlib.ExitStack() as stack:
+        conninfo, embedded = await asyncio.to_thread(stack.enter_context, database(settings))
+        await asyncio.to_thread(migrate, conninfo)
+        watching = asyncio.create_task(_watch(embedded))
+        try:
+            yield conninfo
+        finally:
+            watching.cancel()
+            await asyncio.to_thread(stack.close)
+
+
 class Application:
     """The ASGI application: ingest endpoints first, the API for the rest."""
 
     def __init__(
-        self, settings: Settings, store: Store, clock: Callable[[], int] = clock_us
+        self,
+        settings: Settings,
+        store: Store,
+        clock: Callable[[], int] = clock_us,
+        shared: Shared | None = None,
     ) -> None:
-        stats = Stats()
+        stats = Stats(shared)
         self.ingest = Ingest(
             store,
             stats,
@@ -99,20 +130,41 @@ class Application:
 
 
 @asynccontextmanager
-async def running(settings: Settings, conninfo: str) -> AsyncIterator[Application]:
-    """Run an engine on a migrated database; on leaving, commit what is queued and close."""
+async def running(
+    settings: Settings, conninfo: str, shared: Shared | None = None
+) -> AsyncIterator[Application]:
+    """Run an engine on a migrated database; on leaving, commit what is queued and close.
+
+    Args:
+        settings: All settings.
+        conninfo: The database.
+        shared: The counters, where the engine is one of several workers. The first of them
+            makes partitions ahead for all.
+    """
+    async with _opened(conninfo, settings) as store:
+        application = Application(settings, store, shared=shared)
+        prepares = shared is None or shared.number == 0
+        if prepares:
+            await store.prepare(clock_us())
+        writing = asyncio.create_task(application.ingest.run())
+        preparing = asyncio.create_task(_prepare_daily(store)) if prepares else None
+        try:
+            yield application
+        finally:
+            if preparing is not None:
+                preparing.cancel()
+            application.ingest.stop()
+            await writing
+
+
+@asynccontextmanager
+async def _opened(conninfo: str, settings: Settings) -> AsyncIterator[PostgresStore]:
+    """Open the store; close it whatever happens, as an open pool keeps the event loop alive."""
     store = PostgresStore(conninfo, read_connections=settings.read_connections)
     await store.open()
-    await store.prepare(clock_us())
-    application = Application(settings, store)
-    writing = asyncio.create_task(application.ingest.run())
-    preparing = asyncio.create_task(_prepare_daily(store))
     try:
-        yield application
+        yield store
     finally:
-        preparing.cancel()
-        application.ingest.stop()
-        await writing
         await store.close()
 
 
@@ -135,12 +187,87 @@ def _spare_the_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-class _Server(uvicorn.Server):
+class Stop:
+    """What tells a process to end: asked once it finishes what is under way, twice it does not."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.forced = asyncio.Event()
+
+    def ask(self) -> None:
+        """Ask for an end; asked before, force it."""
+        (self.forced if self.asked.is_set() else self.asked).set()
+
+    def on_signals(self, act: Callable[[], None]) -> None:
+        """Act on SIGTERM and SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, act)
+
+
+async def wait_for(event: asyncio.Event, *tasks: asyncio.Task[Any]) -> None:
+    """Wait until an event is set, or one of the tasks ends."""
+    setting = asyncio.create_task(event.wait())
+    await asyncio.wait((setting, *tasks), return_when=asyncio.FIRST_COMPLETED)
+    setting.cancel()
+
+
+class HttpServer(uvicorn.Server):
     """uvicorn without its signal handling, which ends the process by the signal itself."""
+
+    def __init__(self, settings: Settings, application: Application) -> None:
+        super().__init__(
+            uvicorn.Config(
+                application,
+                loop="none",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                timeout_graceful_shutdown=settings.shutdown_grace,
+            )
+        )
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
         yield
+
+    async def adopt(self, connection: socket.socket) -> None:
+        """Answer on a connection that another process accepted, once the server runs."""
+        protocol_class: Any = self.config.http_protocol_class
+        protocol = partial(
+            protocol_class,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        await asyncio.get_running_loop().connect_accepted_socket(protocol, connection)
+
+    async def answer(
+        self, sockets: list[socket.socket], stop: Stop, on_started: Callable[[], None]
+    ) -> None:
+        """Answer requests until asked to stop, then finish those under way unless forced.
+
+        Args:
+            sockets: Bound ones to listen on; they are closed at the stop.
+            stop: What ends it.
+            on_started: Called once requests are answered.
+        """
+        sys.setswitchinterval(_SWITCH_S)
+        _spare_the_collector()
+        serving = asyncio.create_task(self.serve(sockets))
+        while not self.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event
+            await asyncio.sleep(0.005)
+        on_started()
+        await wait_for(stop.asked, serving)
+        self.should_exit = True
+        await wait_for(stop.forced, serving)
+        self.force_exit = not serving.done()
+        await serving
 
 
 async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
@@ -153,65 +280,20 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     Raises:
         OperatorError: The database or the port cannot be had; the message says what to do.
     """
-    sys.setswitchinterval(_SWITCH_S)
-    _spare_the_collector()
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    with contextlib.ExitStack() as stack:
-        conninfo, embedded = await asyncio.to_thread(stack.enter_context, database(settings))
-        await asyncio.to_thread(migrate, conninfo)
-        async with running(settings, conninfo) as application:
-            watching = asyncio.create_task(_watch(embedded))
-            try:
-                await _listen(settings, application, stop, on_ready)
-            finally:
-                watching.cancel()
-        await asyncio.to_thread(stack.close)
+    stop = Stop()
+    stop.on_signals(stop.ask)
+    async with migrated_database(settings) as conninfo, running(settings, conninfo) as application:
+        listener = bound_socket(settings.host, settings.port)
+        url = url_of(settings.host, listener)
+        await HttpServer(settings, application).answer([listener], stop, lambda: on_ready(url))
 
 
-async def _listen(
-    settings: Settings,
-    application: Application,
-    stop: asyncio.Event,
-    on_ready: Callable[[str], None],
-) -> None:
-    config = uvicorn.Config(
-        application,
-        host=settings.host,
-        port=settings.port,
-        loop="none",
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=settings.shutdown_grace,
-    )
-    server = _Server(config)
-    sockets = [_bound_socket(settings.host, settings.port)]
-    serving = asyncio.create_task(server.serve(sockets))
-    stopping = asyncio.create_task(stop.wait())
-    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event
-        await asyncio.sleep(0.005)
-    port = sockets[0].getsockname()[1]
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    on_ready(f"http://{host}:{port}")
-    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-    server.should_exit = True
-    stop.clear()
-    stopping.cancel()
-    again = asyncio.create_task(stop.wait())
-    await asyncio.wait((serving, again), return_when=asyncio.FIRST_COMPLETED)
-    server.force_exit = not serving.done()
-    again.cancel()
-    await serving
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that has the port, and does not listen yet.
 
-
-def _bound_socket(host: str, port: int) -> socket.socket:
+    Raises:
+        OperatorError: It cannot be had.
+    """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -229,15 +311,24 @@ def _bound_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
+def url_of(host: str, listener: socket.socket) -> str:
+    """Return the URL of a bound socket."""
+    port = listener.getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 async def _watch(embedded: EmbeddedPostgres | None) -> None:
-    """Start the embedded server again where it ended by itself."""
+    """Start the embedded server again where it ended by itself, until it runs."""
+    pause_s = _WATCH_EVERY_S
     while embedded is not None:
-        await asyncio.sleep(_WATCH_EVERY_S)
-        code = embedded.poll()
-        if code is None:
+        await asyncio.sleep(pause_s)
+        if embedded.is_running():
+            pause_s = _WATCH_EVERY_S
             continue
-        _log.error("The embedded PostgreSQL ended; starting it again", exit_code=code)
+        code = embedded.poll()  # None where the last start has failed
+        _log.error("The embedded PostgreSQL does not run; starting it again", exit_code=code)
         try:
             await asyncio.to_thread(embedded.start)
         except WattstreamError as error:
             _log.error("The embedded PostgreSQL did not start", why=error.message)
+            pause_s = min(2 * pause_s, _WATCH_AT_MOST_S)

@@ -63,6 +63,13 @@ class Settings(BaseModel):
         ge=0,
         le=100_000,
     )
+    workers: int = _setting(
+        1,
+        "processes",
+        "Engine processes behind the port, each with lanes, queue and connections of its own.",
+        ge=1,
+        le=64,
+    )
     max_future: Duration = _setting(
         600, "s", "How far ahead of the engine's clock a timestamp may be."
     )

@@ -3,24 +3,60 @@
 The rule: readings received = stored + duplicates + rejected, always.
 """
 
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     disable_created_metrics,
+    generate_latest,
+    values,
 )
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _READINGS = (1, 10, 100, 1_000, 5_000, 10_000, 20_000, 50_000, 200_000)
 
 
-class Stats:
-    """The counters of one engine; every name starts with `wattstream_`."""
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Counters that several processes add up in the files of a folder.
 
-    def __init__(self) -> None:
+    The files bear the number of their worker, not its process id: one that is started again
+    counts on from where the one before it was killed, and the files do not become more.
+    """
+
+    folder: Path
+    number: int
+
+    def use(self) -> None:
+        """Let every counter that this process makes from now on be a shared one."""
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(self.folder)
+        values.ValueClass = values.MultiProcessValue(lambda: self.number)  # type: ignore[no-untyped-call]
+
+    def forget_gauges(self) -> None:
+        """Take out what a worker that has ended no longer has: the readings in its queue."""
+        mark_process_dead(self.number, str(self.folder))  # type: ignore[no-untyped-call]
+
+
+class Stats:
+    """The counters of one engine; every name starts with `wattstream_`.
+
+    Args:
+        shared: Where the engine is one of several workers; None where it is alone.
+    """
+
+    def __init__(self, shared: Shared | None = None) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry()
+        self.registry = self._shown = CollectorRegistry()
+        if shared is not None:
+            shared.use()
+            self._shown = CollectorRegistry()
+            MultiProcessCollector(self._shown, str(shared.folder))  # type: ignore[no-untyped-call]
         self.received = self._counter("readings_received", "Readings in answered requests.")
         self.stored = self._counter("readings_stored", "Readings stored.", "stream")
         self.duplicates = self._counter(
@@ -36,6 +72,7 @@ class Stats:
             "Readings that wait for a commit.",
             ["stream"],
             registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.flush_seconds = self._histogram(
             "flush_seconds", "From the start of a flush to its commit.", _SECONDS, "stream"
@@ -46,6 +83,10 @@ class Stats:
         self.ack_seconds = self._histogram(
             "ack_seconds", "From a request's last byte to its answer.", _SECONDS
         )
+
+    def text(self) -> bytes:
+        """Return all of it as Prometheus text: of all workers, where there are several."""
+        return generate_latest(self._shown)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"wattstream_{name}", text, labels, registry=self.registry)

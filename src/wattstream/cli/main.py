@@ -20,6 +20,7 @@ from wattstream.domain.errors import WattstreamError
 from wattstream.log import configure_logging
 from wattstream.settings import PREFIX, Settings, unit_of
 from wattstream.store.postgres.migrations import migrate
+from wattstream.workers import serve_by_workers
 
 _console = Console(stderr=True)
 app = typer.Typer(
@@ -64,7 +65,8 @@ def serve_command(settings: Settings) -> None:
             start_devices(url)
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings, ready))
+            serving = serve if settings.workers == 1 else serve_by_workers
+            runner.run(serving(settings, ready))
     _console.print("Wattstream has stopped; everything acknowledged is on disk.")
 
 

@@ -99,7 +99,8 @@ class Lane:
         self._failures = stats.flush_failures.labels(stream)
         self._seconds = stats.flush_seconds.labels(stream)
         self._sizes = stats.flush_readings.labels(stream)
-        stats.queue.labels(stream).set_function(lambda: self._batcher.waiting)
+        self._waiting = stats.queue.labels(stream)
+        self._waiting.set(0)
 
     @property
     def is_full(self) -> bool:
@@ -116,6 +117,7 @@ class Lane:
         self._refuse_if_full()
         request = _Request(readings)
         request.pieces = self._batcher.add(request, readings)
+        self._waiting.set(self._batcher.waiting)
         self._work.set()
         return await request.done
 
@@ -124,6 +126,7 @@ class Lane:
         self._refuse_if_full()
         request = _One()
         self._batcher.add_row(request, row)
+        self._waiting.set(self._batcher.waiting)
         self._work.set()
         return await request.done
 
@@ -140,6 +143,7 @@ class Lane:
         while True:
             flush = self._batcher.take()
             if flush is not None:
+                self._waiting.set(self._batcher.waiting)
                 is_half = asyncio.Event()
                 task = asyncio.create_task(self._write(flush, is_half.set))
                 under_way.add(task)

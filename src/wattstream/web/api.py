@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Response
 from fastapi_offline import FastAPIOffline
-from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 import wattstream
@@ -235,7 +234,7 @@ def _add_operations(app: FastAPI, context: Context) -> None:
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     async def metrics() -> Response:
-        return Response(generate_latest(context.stats.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(context.stats.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", tags=["operations"], summary="The list of endpoints")
     async def index() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from wattstream.store.embedded.account import Account, server_account
 from wattstream.store.embedded.binaries import Binaries, find_binaries, reachable_binaries
 from wattstream.store.embedded.postmaster import end_leftover, end_orphans, end_server
 from wattstream.store.embedded.tuning import (
+    DEFAULT_CONNECTIONS,
     disk_bytes,
     memory_bytes,
     server_settings,
@@ -42,13 +43,19 @@ class EmbeddedPostgres:
         data_dir: The folder of lock, password, log and cluster; made if missing.
         run_as: The system user of the server where the engine is root; else unused.
         binaries: The programs to use; None for those that find_binaries finds.
+        connections: How many may be open at once; a number below the default has no effect.
     """
 
     def __init__(
-        self, data_dir: Path, run_as: str = "nobody", binaries: Binaries | None = None
+        self,
+        data_dir: Path,
+        run_as: str = "nobody",
+        binaries: Binaries | None = None,
+        connections: int = 0,
     ) -> None:
         self.data_dir = Path(os.path.realpath(data_dir))
         self._run_as = run_as
+        self._connections = max(DEFAULT_CONNECTIONS, connections)
         self._chosen = binaries
         self._binaries = binaries
         self._mutex = threading.Lock()
@@ -203,6 +210,7 @@ class EmbeddedPostgres:
             memory_bytes(),
             usable_cores(),
             disk_bytes(self._cluster),
+            connections=self._connections,
         )
         path = self._cluster / "wattstream.conf"
         partial = path.with_suffix(".new")

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+DEFAULT_CONNECTIONS = 60
 _MIB = 1024**2
 _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -12,7 +13,13 @@ _CGROUP_LIMITS = (
 
 
 def server_settings(
-    socket_folder: Path, wal_compression: str, memory_bytes: int, cores: int, disk_bytes: int
+    socket_folder: Path,
+    wal_compression: str,
+    memory_bytes: int,
+    cores: int,
+    disk_bytes: int,
+    *,
+    connections: int = DEFAULT_CONNECTIONS,
 ) -> str:
     """Return the text of the server's settings file.
 
@@ -22,6 +29,7 @@ def server_settings(
         memory_bytes: What the engine and the server may use together.
         cores: What they may use together, >= 1.
         disk_bytes: Size of the disk that holds the cluster.
+        connections: How many may be open at once.
     """
     memory_mib = memory_bytes // _MIB
     settings = {
@@ -29,7 +37,7 @@ def server_settings(
         "port": 5432,
         "unix_socket_directories": f'"{socket_folder}"',
         "cluster_name": "wattstream",
-        "max_connections": 60,
+        "max_connections": connections,
         "fsync": "on",
         "full_page_writes": "on",
         "synchronous_commit": "on",

@@ -34,6 +34,7 @@ from wattstream.store.postgres.live import new_version
 from wattstream.store.postgres.recompute import lock, rebuild
 
 MAX_RECORD_BYTES = 8192
+WRITE_CONNECTIONS = 4
 _REFRESH_DEVICES = 64
 _PACKED_FROM = 1000  # a smaller flush is packed sooner than handed to another thread
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
