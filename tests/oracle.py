@@ -15,12 +15,21 @@ import numpy as np
 
 from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.holdings import DayCount, KeptRejection, Repair, StreamStats
-from wattstream.domain.links import FOREVER_US, Feeds, Link
+from wattstream.domain.links import Feeds, Link
 from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
 from wattstream.domain.register import RULE_COLUMNS, Rules, rule_rows
 from wattstream.domain.rollup import Runs, empty_live
 from wattstream.domain.units import BUCKET_US, NEVER_US
-from wattstream.store.port import DeviceTotals, Latest, RawBucket, Totals, Values, Verdict, Written
+from wattstream.store.port import (
+    DeviceTotals,
+    FleetFeeds,
+    Latest,
+    RawBucket,
+    Totals,
+    Values,
+    Verdict,
+    Written,
+)
 
 MAX_READINGS_A_BUCKET = 9000
 
@@ -200,22 +209,36 @@ class MemoryStore:
         meter = self.registry.get((Stream.METER, vehicle.external_id))
         if meter is None or any(link[0] == meter.external_id for link in self.links):
             return Feeds()
-        return Feeds((), Link(meter.key, meter.external_id, NEVER_US, FOREVER_US))
+        return Feeds((), Link(meter))
 
     def _link(self, meter: str, _vehicle: str, start: int, end: int) -> Link:
-        return Link(self.registry[Stream.METER, meter].key, meter, start, end)
+        return Link(self.registry[Stream.METER, meter], start, end)
 
-    async def fleet_feeds(self, *, same_id: bool) -> dict[str, tuple[int, Feeds]]:
-        found = {}
-        for (stream, name), device in self.registry.items():
+    async def fleet_feeds(self, *, same_id: bool) -> FleetFeeds:
+        rows = []
+        for (stream, _), device in self.registry.items():
             if stream is Stream.VEHICLE:
                 feeds = await self.feeds(device, same_id=same_id)
-                if feeds.links or feeds.twin:
-                    found[name] = (device.key, feeds)
-        return found
+                for is_twin, links in ((0, feeds.links), (1, (feeds.twin,) if feeds.twin else ())):
+                    rows += [
+                        (device.key, link.meter.key, link.start_us, link.end_us, is_twin)
+                        for link in links
+                    ]
+        columns = np.array(rows, np.int64).reshape(-1, 5).T
+        return FleetFeeds(*columns[:4], columns[4].astype(np.bool_))
 
-    async def totals(self, device: Device, start_us: int, end_us: int) -> Totals:
-        return self.brute_force(device, start_us, end_us)
+    async def named(self, keys: Sequence[int]) -> dict[int, str]:
+        return {
+            device.key: device.external_id
+            for device in self.registry.values()
+            if device.key in keys
+        }
+
+    async def window(
+        self, device: Device, first_us: int, last_us: int, edges: Sequence[int]
+    ) -> tuple[Totals, list[RawBucket]]:
+        raw = [await self.raw_bucket(device, bucket_us) for bucket_us in edges]
+        return self.brute_force(device, first_us, last_us), raw
 
     async def raw_bucket(self, device: Device, bucket_us: int) -> RawBucket:
         history = self.readings[device.stream, device.external_id]

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from wattstream.domain.readings import KINDS, Readings, Stream
-from wattstream.domain.units import BUCKET_US, DAY_US, MICRO, bucket_floor
+from wattstream.domain.units import BUCKET_US, DAY_US, MICRO, NEVER_US, bucket_floor
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.connections import session_sql
 from wattstream.store.postgres.flush import FlushWriter
@@ -80,11 +80,18 @@ RANGE = {
     "start_at": arrays.time_param(BUCKET),
     "end_at": arrays.time_param(BUCKET + BUCKET_US),
 }
+EDGES = {
+    "left_at": arrays.time_param(BUCKET),
+    "left_end_at": arrays.time_param(BUCKET + BUCKET_US),
+    "right_at": arrays.time_param(NEVER_US),
+    "right_end_at": arrays.time_param(NEVER_US),
+}
 CASES: list[tuple[str, str, dict[str, object]]] = [
     ("answers", "latest", {"device_id": 1}),
-    ("answers", "totals", {"device_id": 1, **RANGE}),
-    ("answers", "raw_bucket", {"device_id": 1, **RANGE}),
-    ("answers", "carry", {"device_id": 1, **RANGE}),
+    ("answers", "window", {"device_id": 1, **RANGE, **EDGES}),
+    ("answers", "stream_totals", RANGE),
+    ("answers", "stream_bucket", RANGE),
+    ("answers", "stream_carry", RANGE),
     ("answers", "fleet_totals", RANGE),
     ("answers", "device_count", {}),
     ("answers", "days", {}),
@@ -124,7 +131,7 @@ def test_history_and_rollups_are_read_by_key_and_day(
     for node in large:
         assert node["Node Type"] in ("Index Scan", "Index Only Scan"), node
         assert "device_id" in node["Index Cond"], node
-    if name in ("raw_bucket", "existing", "raw_buckets", "raw_range"):
+    if name in ("window", "existing", "raw_buckets", "raw_range"):
         assert partitions
 
 

@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass
 
+from wattstream.domain.devices import Device
 from wattstream.domain.units import NEVER_US
 
 FOREVER_US = 2**63 - 1
@@ -21,21 +22,19 @@ class Link:
     """A meter that feeds a vehicle over [start_us, end_us).
 
     Attributes:
-        meter_key: The meter's device key.
-        meter_id: Its outside id.
+        meter: The meter.
         start_us: NEVER_US: since always.
         end_us: FOREVER_US: still.
     """
 
-    meter_key: int
-    meter_id: str
+    meter: Device
     start_us: int = NEVER_US
     end_us: int = FOREVER_US
 
     def within(self, start_us: int, end_us: int) -> "Link | None":
         """Return the part of the link inside [start_us, end_us), or None."""
         start_us, end_us = max(self.start_us, start_us), min(self.end_us, end_us)
-        return Link(self.meter_key, self.meter_id, start_us, end_us) if start_us < end_us else None
+        return Link(self.meter, start_us, end_us) if start_us < end_us else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from wattstream.domain.efficiency import Status, efficiency, status
-from wattstream.domain.links import AcSource, Feeds, feeds_within
+from wattstream.domain.links import AcSource
 from wattstream.domain.readings import Stream
-from wattstream.domain.units import DAY_US, MICRO, bucket_ceil
+from wattstream.domain.units import DAY_US, MICRO, Int64, bucket_ceil
 from wattstream.query.latest import find
 from wattstream.query.performance import BATTERY_TEMP
 from wattstream.query.window import stream_totals, window_totals
-from wattstream.store.port import DeviceTotals, Snapshot, Store, Totals
+from wattstream.store.port import DeviceTotals, FleetFeeds, Snapshot, Store, Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,39 +116,53 @@ async def low_efficiency(store: Store, now_us: int, *, same_id: bool, threshold:
         end_us = max(start_us, max(newest) + 1)
         ac_of = await snapshot.fleet_totals(Stream.METER, start_us)
         dc_of = await snapshot.fleet_totals(Stream.VEHICLE, start_us)
-        found = []
-        feeds_of = await snapshot.fleet_feeds(same_id=same_id)
-        for vehicle_id, (key, feeds) in feeds_of.items():
-            dc_ukwh, readings = _of(dc_of, key)
-            if readings == 0:
-                continue
-            links, source = feeds_within(feeds, start_us, end_us)
-            ac_ukwh = await _ac(snapshot, feeds, ac_of, start_us, end_us)
-            value = efficiency(dc_ukwh, ac_ukwh)
-            if value is not None and value < threshold:
-                meters = sorted({link.meter_id for link in links})
-                found.append(LowEfficiency(vehicle_id, value, ac_ukwh, dc_ukwh, meters, source))
+        feeds = await snapshot.fleet_feeds(same_id=same_id)
+        inside = (feeds.start_us < end_us) & (feeds.end_us > start_us)
+        is_whole = inside & (feeds.start_us <= start_us) & (feeds.end_us >= end_us)
+        ac_ukwh = np.where(is_whole, _of(ac_of, feeds.meter, ac_of.energy_ukwh), 0)
+        for row in np.flatnonzero(inside & ~is_whole).tolist():
+            ac_ukwh[row] = await _part(snapshot, feeds, row, start_us, end_us)
+        vehicles, of = np.unique(feeds.vehicle[inside], return_inverse=True)
+        ac = np.zeros(len(vehicles), np.int64)
+        np.add.at(ac, of, ac_ukwh[inside])
+        dc = _of(dc_of, vehicles, dc_of.energy_ukwh)
+        is_known = (ac > 0) & (_of(dc_of, vehicles, dc_of.readings) > 0)
+        value = np.where(is_known, dc / np.where(is_known, ac, 1), np.inf)
+        low = np.flatnonzero(value < threshold)
+        rows = np.flatnonzero(inside)
+        linked = {int(place): rows[of == place] for place in low}
+        names = await snapshot.named(
+            [
+                *vehicles[low].tolist(),
+                *(k for r in linked.values() for k in feeds.meter[r].tolist()),
+            ]
+        )
+    found = [
+        LowEfficiency(
+            names[int(vehicles[place])],
+            float(value[place]),
+            int(ac[place]),
+            int(dc[place]),
+            sorted({names[key] for key in feeds.meter[of_vehicle].tolist()}),
+            AcSource.SAME_ID if feeds.is_twin[of_vehicle[0]] else AcSource.LINK,
+        )
+        for place, of_vehicle in linked.items()
+    ]
     found.sort(key=lambda alert: (alert.efficiency, alert.vehicle_id))
     return Alerts(start_us, end_us, found)
 
 
-async def _ac(
-    snapshot: Snapshot, feeds: Feeds, ac_of: DeviceTotals, start_us: int, end_us: int
-) -> int:
-    """Return the AC energy of a vehicle's meters, micro-kWh."""
-    total = 0
-    for link in feeds_within(feeds, start_us, end_us)[0]:
-        if (link.start_us, link.end_us) == (start_us, end_us):
-            total += _of(ac_of, link.meter_key)[0]
-        else:
-            meter = await find(snapshot, Stream.METER, link.meter_id)
-            total += (await window_totals(snapshot, meter, link.start_us, link.end_us)).energy_ukwh
-    return total
+async def _part(snapshot: Snapshot, feeds: FleetFeeds, row: int, start_us: int, end_us: int) -> int:
+    """Return the AC energy of a link that begins or ends inside the window, micro-kWh."""
+    key = int(feeds.meter[row])
+    meter = await find(snapshot, Stream.METER, (await snapshot.named([key]))[key])
+    first, last = max(start_us, int(feeds.start_us[row])), min(end_us, int(feeds.end_us[row]))
+    return (await window_totals(snapshot, meter, first, last)).energy_ukwh
 
 
-def _of(totals: DeviceTotals, key: int) -> tuple[int, int]:
-    """Return energy in micro-kWh and readings of one device."""
-    row = int(np.searchsorted(totals.key, key))
-    if row == len(totals.key) or int(totals.key[row]) != key:
-        return 0, 0
-    return int(totals.energy_ukwh[row]), int(totals.readings[row])
+def _of(totals: DeviceTotals, keys: Int64, column: Int64) -> Int64:
+    """Return the values of a column of totals for some devices, 0 for those without any."""
+    if len(totals.key) == 0:
+        return np.zeros(len(keys), np.int64)
+    place = np.minimum(np.searchsorted(totals.key, keys), len(totals.key) - 1)
+    return np.where(totals.key[place] == keys, column[place], 0)

@@ -73,8 +73,7 @@ async def performance(
         dc = await window_totals(snapshot, vehicle, start_us, end_us)
         ac_ukwh = ac_suspect_ukwh = meter_readings = 0
         for link in links:
-            meter = await find(snapshot, Stream.METER, link.meter_id)
-            ac = await window_totals(snapshot, meter, link.start_us, link.end_us)
+            ac = await window_totals(snapshot, link.meter, link.start_us, link.end_us)
             ac_ukwh += ac.energy_ukwh
             ac_suspect_ukwh += ac.suspect_ukwh
             meter_readings += ac.readings
@@ -94,7 +93,7 @@ async def performance(
         battery_temp_c=dc.sums_micro[BATTERY_TEMP] / (temps * MICRO) if temps else None,
         ac_suspect_ukwh=ac_suspect_ukwh,
         dc_suspect_ukwh=dc.suspect_ukwh,
-        meters=sorted({link.meter_id for link in links}),
+        meters=sorted({link.meter.external_id for link in links}),
         ac_source=source,
         vehicle_readings=dc.readings,
         meter_readings=meter_readings,

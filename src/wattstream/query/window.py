@@ -30,16 +30,13 @@ async def window_totals(snapshot: Snapshot, device: Device, start_us: int, end_u
     Cost does not grow with history: a row for each quarter-hour, and the raw readings of at
     most two.
     """
-    total = nothing(device)
     if start_us >= end_us:
-        return total
+        return nothing(device)
     first, last = bucket_ceil(start_us), bucket_floor(end_us)
-    if first < last:
-        total += await snapshot.totals(device, first, last)
     left = {bucket_floor(start_us)} if start_us != first else set()
     right = {last} if end_us != last else set()
-    for bucket_us in left | right:
-        raw = await snapshot.raw_bucket(device, bucket_us)
+    total, edges = await snapshot.window(device, first, max(first, last), sorted(left | right))
+    for raw in edges:
         total += _sum_inside(device, raw, start_us, end_us)
     return total
 

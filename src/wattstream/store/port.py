@@ -14,7 +14,7 @@ from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
 from wattstream.domain.links import Feeds
 from wattstream.domain.readings import Readings, Rejection, Stream
 from wattstream.domain.rollup import Runs
-from wattstream.domain.units import Float64, Int64
+from wattstream.domain.units import Bool, Float64, Int64
 
 
 class Verdict(enum.IntEnum):
@@ -139,6 +139,25 @@ class DeviceTotals:
     readings: Int64
 
 
+@dataclass(frozen=True, slots=True)
+class FleetFeeds:
+    """Which meters feed which vehicles, as columns of n links.
+
+    Attributes:
+        vehicle: Device keys, int64[n].
+        meter: Device keys, int64[n].
+        start_us: int64[n]; NEVER_US: since always.
+        end_us: int64[n]; FOREVER_US: still.
+        is_twin: By the same-id rule, bool[n].
+    """
+
+    vehicle: Int64
+    meter: Int64
+    start_us: Int64
+    end_us: Int64
+    is_twin: Bool
+
+
 class Snapshot(Protocol):
     """One consistent view of the store; every answer is made from one."""
 
@@ -154,14 +173,23 @@ class Snapshot(Protocol):
     async def feeds(self, vehicle: Device, *, same_id: bool) -> Feeds:
         """Return a vehicle's links and, where `same_id`, its twin meter."""
 
-    async def fleet_feeds(self, *, same_id: bool) -> dict[str, tuple[int, Feeds]]:
-        """Return key and feeds of every vehicle that has any, by outside id."""
+    async def fleet_feeds(self, *, same_id: bool) -> FleetFeeds:
+        """Return the links of all vehicles, with twins where `same_id`."""
 
-    async def totals(self, device: Device, start_us: int, end_us: int) -> Totals:
-        """Sum the whole buckets that start in [start_us, end_us); both bucket starts."""
+    async def named(self, keys: Sequence[int]) -> dict[int, str]:
+        """Return the outside ids of devices by key."""
 
-    async def raw_bucket(self, device: Device, bucket_us: int) -> RawBucket:
-        """Return the readings of one bucket."""
+    async def window(
+        self, device: Device, first_us: int, last_us: int, edges: Sequence[int]
+    ) -> tuple[Totals, list[RawBucket]]:
+        """Sum the whole buckets that start in [first_us, last_us), and read up to two more.
+
+        Args:
+            device: The device.
+            first_us: A bucket start.
+            last_us: A bucket start; first_us for no bucket.
+            edges: Starts of the buckets to read, at most two.
+        """
 
     async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
         """Sum, per device, every bucket that starts at or after `start_us`, a bucket start."""

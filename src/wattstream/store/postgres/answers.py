@@ -1,5 +1,6 @@
 """One consistent view of PostgreSQL: every answer is read in one transaction."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,14 @@ from wattstream.domain.readings import KINDS, Rejection, Stream
 from wattstream.domain.register import RULE_COLUMNS, EnergyMode, Rules
 from wattstream.domain.rollup import CARRY, Runs, live_dtype
 from wattstream.domain.units import BUCKET_US, NEVER_US
-from wattstream.store.port import DeviceTotals, Latest, RawBucket, Totals, Values
+from wattstream.store.port import (
+    DeviceTotals,
+    FleetFeeds,
+    Latest,
+    RawBucket,
+    Totals,
+    Values,
+)
 from wattstream.store.postgres import arrays, statements
 
 
@@ -50,52 +58,62 @@ class PostgresSnapshot:
 
     async def feeds(self, vehicle: Device, *, same_id: bool) -> Feeds:
         """Return a vehicle's links and, where `same_id`, its twin meter."""
-        rows = await self._all("links", "of_vehicle", None, device_id=vehicle.key)
-        if rows or not same_id:
-            return Feeds(tuple(Link(*row) for row in rows))
-        twin = await self._one("links", "twin", None, external_id=vehicle.external_id)
-        return Feeds((), None if twin is None else Link(*twin))
+        rows = await self._all(
+            "links",
+            "of_vehicle",
+            None,
+            device_id=vehicle.key,
+            external_id=vehicle.external_id,
+            same_id=same_id,
+        )
+        links = [
+            (is_twin, Link(to_device(Stream.METER, device), start_us, end_us))
+            for is_twin, start_us, end_us, *device in rows
+        ]
+        if links and links[0][0]:
+            return Feeds((), links[0][1])
+        return Feeds(tuple(link for _, link in links))
 
-    async def fleet_feeds(self, *, same_id: bool) -> dict[str, tuple[int, Feeds]]:
-        """Return key and feeds of every vehicle that has any, by outside id."""
-        feeds: dict[str, tuple[int, Feeds]] = {}
-        if same_id:
-            for vehicle, key, *meter in await self._all("links", "all_twins", None):
-                feeds[vehicle] = (key, Feeds((), Link(*meter)))
-        for vehicle, key, *link in await self._all("links", "all", None):
-            links = feeds.get(vehicle, (key, Feeds()))[1].links
-            feeds[vehicle] = (key, Feeds((*links, Link(*link))))
-        return feeds
+    async def fleet_feeds(self, *, same_id: bool) -> FleetFeeds:
+        """Return the links of all vehicles, with twins where `same_id`."""
+        columns = await self._one("links", "all", None, same_id=same_id)
+        none = np.zeros(0, np.int64)
+        vehicle, meter, start_us, end_us, is_twin = (
+            none if column is None else column.astype(np.int64) for column in columns
+        )
+        return FleetFeeds(vehicle, meter, start_us, end_us, is_twin.astype(np.bool_))
 
-    async def totals(self, device: Device, start_us: int, end_us: int) -> Totals:
-        """Sum the whole buckets that start in [start_us, end_us); both bucket starts."""
-        energy, suspect, readings, *measured = await self._one(
+    async def named(self, keys: Sequence[int]) -> dict[int, str]:
+        """Return the outside ids of devices by key."""
+        wanted = arrays.PgArray(np.array(keys, np.int32))
+        return dict(await self._all("links", "named", None, device_id=wanted))
+
+    async def window(
+        self, device: Device, first_us: int, last_us: int, edges: Sequence[int]
+    ) -> tuple[Totals, list[RawBucket]]:
+        """Sum the whole buckets that start in [first_us, last_us), and read up to two more."""
+        limits = {}
+        for i, side in enumerate(("left", "right")):
+            start, end = (edges[i], edges[i] + BUCKET_US) if i < len(edges) else (NEVER_US,) * 2
+            limits[f"{side}_at"], limits[f"{side}_end_at"] = map(arrays.time_param, (start, end))
+        row = await self._one(
             "answers",
-            "totals",
+            "window",
             device.stream,
             device_id=device.key,
-            start_at=arrays.time_param(start_us),
-            end_at=arrays.time_param(end_us),
+            start_at=arrays.time_param(first_us),
+            end_at=arrays.time_param(last_us),
+            **limits,
         )
-        return Totals(
+        width = len(KINDS[device.stream].fields)
+        energy, suspect, readings, *measured = row[: 3 + 2 * width]
+        totals = Totals(
             int(energy), int(suspect), readings, tuple(measured[::2]), tuple(measured[1::2])
         )
-
-    async def raw_bucket(self, device: Device, bucket_us: int) -> RawBucket:
-        """Return the readings of one bucket."""
-        limits = {
-            "device_id": device.key,
-            "start_at": arrays.time_param(bucket_us),
-            "end_at": arrays.time_param(bucket_us + BUCKET_US),
-        }
-        carry = await self._one("answers", "carry", device.stream, **limits)
-        at_us, energy, *fields = await self._one("answers", "raw_bucket", device.stream, **limits)
-        at1, ukwh1, at2, ukwh2 = carry or (NEVER_US, 0, NEVER_US, 0)
-        if at_us is None:
-            empty = np.zeros(0, np.int64)
-            width = len(KINDS[device.stream].fields)
-            return RawBucket(((at1, ukwh1), (at2, ukwh2)), empty, empty, np.zeros((0, width)))
-        return RawBucket(((at1, ukwh1), (at2, ukwh2)), at_us, energy, np.column_stack(fields))
+        raw = row[3 + 2 * width :]
+        half = len(raw) // 2
+        sides = (raw[:half], raw[half:])
+        return totals, [_raw_bucket(side, width) for side in sides[: len(edges)]]
 
     async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
         """Sum, per device, every bucket that starts at or after `start_us`, a bucket start."""
@@ -151,6 +169,16 @@ class PostgresSnapshot:
                 "rejections", "list", None, after=after, limit=limit
             )
         ]
+
+
+def _raw_bucket(row: Sequence[Any], width: int) -> RawBucket:
+    """Return a bucket's readings from the carry and the columns of a row."""
+    at1, ukwh1, at2, ukwh2, at_us, energy, *fields = row
+    if at1 is None:
+        at1, ukwh1, at2, ukwh2 = NEVER_US, 0, NEVER_US, 0
+    if at_us is None:
+        at_us, energy, fields = (np.zeros(0, np.int64),) * 2 + ([np.zeros(0)] * width,)
+    return RawBucket(((at1, ukwh1), (at2, ukwh2)), at_us, energy, np.column_stack(fields))
 
 
 def to_device(stream: Stream, row: Any) -> Device:

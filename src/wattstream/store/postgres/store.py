@@ -116,7 +116,12 @@ class PostgresStore:
     async def snapshot(self) -> AsyncIterator[Snapshot]:
         """Open a consistent view."""
         try:
-            async with self._pool.connection() as connection, connection.transaction():
+            async with (
+                self._pool.connection() as connection,
+                # The beginning of the transaction goes out with the first question.
+                connection.pipeline(),
+                connection.transaction(),
+            ):
                 yield PostgresSnapshot(connection)
         except _AWAY as error:
             raise await self._unavailable(error) from error

@@ -2,33 +2,55 @@
 SELECT last_at, received_at, last_ukwh, delta_ukwh, {fields}
 FROM {stream}_live WHERE device_id = %(device_id)s
 
--- name: totals
--- Whole buckets: the closed ones from the rollup, the open one from the live row.
-SELECT coalesce(sum(energy_ukwh), 0), coalesce(sum(suspect_ukwh), 0),
-    coalesce(sum(readings), 0)::int8{measured_sums}
+-- name: window
+-- Whole buckets, the closed ones from the rollup and the open one from the live row; then the
+-- readings of the buckets that an edge cuts, each with the two readings before it.
+SELECT total.*, left_carry.*, left_raw.*, right_carry.*, right_raw.*
 FROM (
-    SELECT {sum_names} FROM {stream}_rollup
-    WHERE device_id = %(device_id)s AND bucket_at >= %(start_at)s AND bucket_at < %(end_at)s
+    SELECT coalesce(sum(energy_ukwh), 0), coalesce(sum(suspect_ukwh), 0),
+        coalesce(sum(readings), 0)::int8{measured_sums}
+    FROM (
+        SELECT {sum_names} FROM {stream}_rollup
+        WHERE device_id = %(device_id)s AND bucket_at >= %(start_at)s AND bucket_at < %(end_at)s
+        UNION ALL
+        SELECT {sum_names} FROM {stream}_live
+        WHERE device_id = %(device_id)s AND bucket_at >= %(start_at)s AND bucket_at < %(end_at)s
+    ) AS buckets
+) AS total
+LEFT JOIN LATERAL (
+    SELECT coalesce(before1_at, '-infinity'), coalesce(before1_ukwh, 0),
+        coalesce(before2_at, '-infinity'), coalesce(before2_ukwh, 0)
+    FROM {stream}_rollup WHERE device_id = %(device_id)s AND bucket_at = %(left_at)s
     UNION ALL
-    SELECT {sum_names} FROM {stream}_live
-    WHERE device_id = %(device_id)s AND bucket_at >= %(start_at)s AND bucket_at < %(end_at)s
-) AS buckets
-
--- name: raw_bucket
-SELECT array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
-FROM (
-    SELECT * FROM {stream}_history
-    WHERE device_id = %(device_id)s AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
-    ORDER BY measured_at
-) AS raw
-
--- name: carry
-SELECT coalesce(before1_at, '-infinity'), coalesce(before1_ukwh, 0),
-    coalesce(before2_at, '-infinity'), coalesce(before2_ukwh, 0)
-FROM {stream}_rollup WHERE device_id = %(device_id)s AND bucket_at = %(start_at)s
-UNION ALL
-SELECT before1_at, before1_ukwh, before2_at, before2_ukwh
-FROM {stream}_live WHERE device_id = %(device_id)s AND bucket_at = %(start_at)s
+    SELECT before1_at, before1_ukwh, before2_at, before2_ukwh
+    FROM {stream}_live WHERE device_id = %(device_id)s AND bucket_at = %(left_at)s
+) AS left_carry ON true
+CROSS JOIN LATERAL (
+    SELECT array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
+    FROM (
+        SELECT * FROM {stream}_history
+        WHERE device_id = %(device_id)s
+            AND measured_at >= %(left_at)s AND measured_at < %(left_end_at)s
+        ORDER BY measured_at
+    ) AS raw
+) AS left_raw
+LEFT JOIN LATERAL (
+    SELECT coalesce(before1_at, '-infinity'), coalesce(before1_ukwh, 0),
+        coalesce(before2_at, '-infinity'), coalesce(before2_ukwh, 0)
+    FROM {stream}_rollup WHERE device_id = %(device_id)s AND bucket_at = %(right_at)s
+    UNION ALL
+    SELECT before1_at, before1_ukwh, before2_at, before2_ukwh
+    FROM {stream}_live WHERE device_id = %(device_id)s AND bucket_at = %(right_at)s
+) AS right_carry ON true
+CROSS JOIN LATERAL (
+    SELECT array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
+    FROM (
+        SELECT * FROM {stream}_history
+        WHERE device_id = %(device_id)s
+            AND measured_at >= %(right_at)s AND measured_at < %(right_end_at)s
+        ORDER BY measured_at
+    ) AS raw
+) AS right_raw
 
 -- name: fleet_totals
 -- The live row sums the day up to and with its open bucket. Closed buckets between that day's

@@ -1,24 +1,33 @@
 -- name: of_vehicle
-SELECT l.meter_id, d.external_id, l.start_at, l.end_at
-FROM links AS l JOIN devices AS d ON d.device_id = l.meter_id
-WHERE l.vehicle_id = %(device_id)s
+-- The links that name a vehicle; or, where none does, the meter of the same id that none names.
+SELECT is_twin, start_at, end_at, d.device_id, d.external_id, d.fleet, d.time_zone,
+    m.energy_mode, m.modulus_ukwh, m.rated_w, m.heartbeat_s
+FROM (
+    SELECT false AS is_twin, link_id, meter_id, start_at, end_at
+    FROM links WHERE vehicle_id = %(device_id)s
+    UNION ALL
+    SELECT true, 0, device_id, '-infinity', 'infinity'
+    FROM devices AS twin
+    WHERE %(same_id)s AND twin.stream = 'meter' AND twin.external_id = %(external_id)s
+        AND NOT EXISTS (SELECT FROM links WHERE vehicle_id = %(device_id)s)
+        AND NOT EXISTS (SELECT FROM links WHERE meter_id = twin.device_id)
+) AS l
+JOIN devices AS d ON d.device_id = l.meter_id
+JOIN meter_live AS m ON m.device_id = l.meter_id
 ORDER BY l.start_at, l.link_id
 
--- name: twin
-SELECT d.device_id, d.external_id FROM devices AS d
-WHERE d.stream = 'meter' AND d.external_id = %(external_id)s
-    AND NOT EXISTS (SELECT FROM links WHERE meter_id = d.device_id)
-
 -- name: all
-SELECT v.external_id, v.device_id, m.device_id, m.external_id, l.start_at, l.end_at
-FROM links AS l
-JOIN devices AS v ON v.device_id = l.vehicle_id
-JOIN devices AS m ON m.device_id = l.meter_id
-ORDER BY v.external_id, l.start_at, l.link_id
+SELECT array_agg(vehicle_id), array_agg(meter_id), array_agg(start_at), array_agg(end_at),
+    array_agg(is_twin::int4)
+FROM (
+    SELECT vehicle_id, meter_id, start_at, end_at, false AS is_twin FROM links
+    UNION ALL
+    SELECT v.device_id, m.device_id, '-infinity', 'infinity', true
+    FROM devices AS v JOIN devices AS m ON m.stream = 'meter' AND m.external_id = v.external_id
+    WHERE %(same_id)s AND v.stream = 'vehicle'
+        AND NOT EXISTS (SELECT FROM links WHERE vehicle_id = v.device_id)
+        AND NOT EXISTS (SELECT FROM links WHERE meter_id = m.device_id)
+) AS l
 
--- name: all_twins
-SELECT v.external_id, v.device_id, m.device_id, m.external_id
-FROM devices AS v JOIN devices AS m ON m.stream = 'meter' AND m.external_id = v.external_id
-WHERE v.stream = 'vehicle'
-    AND NOT EXISTS (SELECT FROM links WHERE vehicle_id = v.device_id)
-    AND NOT EXISTS (SELECT FROM links WHERE meter_id = m.device_id)
+-- name: named
+SELECT device_id, external_id FROM devices WHERE device_id = ANY(%(device_id)s::int4[])
