@@ -28,6 +28,7 @@ from wattstream.store.port import (
     Totals,
     Values,
     Verdict,
+    Window,
     Written,
 )
 
@@ -234,11 +235,18 @@ class MemoryStore:
             if device.key in keys
         }
 
-    async def window(
-        self, device: Device, first_us: int, last_us: int, edges: Sequence[int]
-    ) -> tuple[Totals, list[RawBucket]]:
-        raw = [await self.raw_bucket(device, bucket_us) for bucket_us in edges]
-        return self.brute_force(device, first_us, last_us), raw
+    async def vehicle(self, external_id: str, *, same_id: bool) -> tuple[Device | None, Feeds]:
+        device = self.registry.get((Stream.VEHICLE, external_id))
+        return device, await self.feeds(device, same_id=same_id) if device else Feeds()
+
+    async def windows(self, wanted: Sequence[Window]) -> list[tuple[Totals, list[RawBucket]]]:
+        return [
+            (
+                self.brute_force(window.device, window.first_us, window.last_us),
+                [await self.raw_bucket(window.device, bucket_us) for bucket_us in window.edges],
+            )
+            for window in wanted
+        ]
 
     async def raw_bucket(self, device: Device, bucket_us: int) -> RawBucket:
         history = self.readings[device.stream, device.external_id]

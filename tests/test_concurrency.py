@@ -105,7 +105,7 @@ def test_many_clients_of_two_engines_give_the_totals_of_one(
                         assert found is not None
                         assert truth is not None
                         for start, end in ((FIRST, LAST), (FIRST + 1, LAST - 777 * MICRO)):
-                            total = await window_totals(snapshot, found, start, end)
+                            (total,) = await window_totals(snapshot, [(found, start, end)])
                             assert total == oracle.brute_force(truth, start, end)
                         newest, expected = await snapshot.latest(found), await oracle.latest(truth)
                         assert repr(newest) == repr(expected)

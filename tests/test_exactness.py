@@ -132,7 +132,7 @@ async def send_and_compare(
             cuts += rng.sample(sorted(histories[device]), 1)
             for start, end in itertools.permutations(cuts, 2):
                 if start < end:
-                    total = await window_totals(snapshot, found, start, end)
+                    (total,) = await window_totals(snapshot, [(found, start, end)])
                     assert total == oracle.brute_force(truth, start, end)
 
 

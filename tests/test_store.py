@@ -14,7 +14,7 @@ from wattstream.domain.devices import DeviceChange
 from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
 from wattstream.domain.register import EnergyMode
 from wattstream.domain.units import BUCKET_US, MICRO, bucket_floor
-from wattstream.store.port import Store, Values, Verdict
+from wattstream.store.port import Store, Values, Verdict, Window
 from wattstream.store.postgres import PostgresStore
 from wattstream.store.postgres.connections import Worker
 
@@ -83,9 +83,8 @@ async def energy(store: Store, stream: Stream, name: str) -> tuple[int, int, int
     async with store.snapshot() as snapshot:
         device = await snapshot.device(stream, name)
         assert device is not None
-        total = (
-            await snapshot.window(device, NOW - 400 * 96 * BUCKET_US, NOW + 96 * BUCKET_US, [])
-        )[0]
+        days = (NOW - 400 * 96 * BUCKET_US, NOW + 96 * BUCKET_US)
+        ((total, _),) = await snapshot.windows([Window(device, *days)])
     return total.energy_ukwh, total.suspect_ukwh, total.readings
 
 
@@ -101,8 +100,8 @@ def test_a_reading_is_in_history_live_state_and_totals(run: Callable[[Test], Non
         async with store.snapshot() as snapshot:
             device = await snapshot.device(Stream.VEHICLE, "V")
             assert device is not None
-            total = (await snapshot.window(device, NOW, NOW + BUCKET_US, []))[0]
-            _, (raw,) = await snapshot.window(device, NOW, NOW, [NOW])
+            total = (await snapshot.windows([Window(device, NOW, NOW + BUCKET_US)]))[0][0]
+            ((_, (raw,)),) = await snapshot.windows([Window(device, NOW, NOW, (NOW,))])
         assert (total.energy_ukwh, total.readings) == (12_500_000, 1)
         assert total.sums_micro == (75_000_000, 36_200_000)
         assert raw.at_us.tolist() == [NOW]
@@ -122,8 +121,8 @@ def test_absent_fields_come_back_absent(run: Callable[[Test], None]) -> None:
         async with store.snapshot() as snapshot:
             device = await snapshot.device(Stream.VEHICLE, "V")
             assert device is not None
-            _, (raw,) = await snapshot.window(device, NOW, NOW, [NOW])
-            total = (await snapshot.window(device, NOW, NOW + BUCKET_US, []))[0]
+            ((_, (raw,)),) = await snapshot.windows([Window(device, NOW, NOW, (NOW,))])
+            total = (await snapshot.windows([Window(device, NOW, NOW + BUCKET_US)]))[0][0]
         np.testing.assert_array_equal(raw.values, [[math.nan, 20.5], [50, math.nan]])
         assert total.counts == (1, 1)
 
@@ -292,7 +291,7 @@ def test_small_and_large_flushes_store_alike(run: Callable[[Test], None], size: 
         async with store.snapshot() as snapshot:
             device = await snapshot.device(Stream.VEHICLE, name)
             assert device is not None
-            _, (raw,) = await snapshot.window(device, NOW, NOW, [bucket_floor(at)])
+            ((_, (raw,)),) = await snapshot.windows([Window(device, NOW, NOW, (bucket_floor(at),))])
         assert raw.at_us.tolist() == [at]
         assert KINDS[Stream.VEHICLE].fields[0].key == "soc"
         assert raw.values[0, 0] == (size - 1) % 101

@@ -157,7 +157,8 @@ async def _part(snapshot: Snapshot, feeds: FleetFeeds, row: int, start_us: int, 
     key = int(feeds.meter[row])
     meter = await find(snapshot, Stream.METER, (await snapshot.named([key]))[key])
     first, last = max(start_us, int(feeds.start_us[row])), min(end_us, int(feeds.end_us[row]))
-    return (await window_totals(snapshot, meter, first, last)).energy_ukwh
+    (total,) = await window_totals(snapshot, [(meter, first, last)])
+    return total.energy_ukwh
 
 
 def _of(totals: DeviceTotals, keys: Int64, column: Int64) -> Int64:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from wattstream.domain.devices import Device
 from wattstream.domain.errors import NotFoundError
+from wattstream.domain.links import Feeds
 from wattstream.domain.readings import Stream, is_valid_id
 from wattstream.domain.units import NEVER_US
 from wattstream.store.port import Latest, Snapshot, Store
@@ -31,12 +32,31 @@ async def find(snapshot: Snapshot, stream: Stream, external_id: str) -> Device:
     Raises:
         NotFoundError: It was never seen.
     """
-    # What no device can report is not asked for: PostgreSQL refuses a zero byte, for one.
-    is_possible = is_valid_id(external_id)
-    device = await snapshot.device(stream, external_id) if is_possible else None
+    device = await snapshot.device(stream, external_id) if is_valid_id(external_id) else None
     if device is None:
-        raise NotFoundError(f"no {stream} {external_id!r} was ever seen", code=f"{stream}_unknown")
+        raise _unknown(stream, external_id)
     return device
+
+
+async def find_vehicle(
+    snapshot: Snapshot, external_id: str, *, same_id: bool
+) -> tuple[Device, Feeds]:
+    """Return a vehicle and its meters.
+
+    Raises:
+        NotFoundError: It was never seen.
+    """
+    # What no device can report is not asked for: PostgreSQL refuses a zero byte, for one.
+    if not is_valid_id(external_id):
+        raise _unknown(Stream.VEHICLE, external_id)
+    vehicle, feeds = await snapshot.vehicle(external_id, same_id=same_id)
+    if vehicle is None:
+        raise _unknown(Stream.VEHICLE, external_id)
+    return vehicle, feeds
+
+
+def _unknown(stream: Stream, external_id: str) -> NotFoundError:
+    return NotFoundError(f"no {stream} {external_id!r} was ever seen", code=f"{stream}_unknown")
 
 
 async def live_state(store: Store, stream: Stream, external_id: str) -> LiveState:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from wattstream.domain.efficiency import Status, efficiency, status
 from wattstream.domain.links import AcSource, feeds_within
-from wattstream.domain.readings import VEHICLE, Stream
+from wattstream.domain.readings import VEHICLE
 from wattstream.domain.units import MICRO
-from wattstream.query.latest import find
+from wattstream.query.latest import find_vehicle
 from wattstream.query.window import window_totals
 from wattstream.store.port import Store
 
@@ -67,16 +67,18 @@ async def performance(
         NotFoundError: The vehicle was never seen.
     """
     async with store.snapshot() as snapshot:
-        vehicle = await find(snapshot, Stream.VEHICLE, vehicle_id)
-        feeds = await snapshot.feeds(vehicle, same_id=same_id)
+        vehicle, feeds = await find_vehicle(snapshot, vehicle_id, same_id=same_id)
         links, source = feeds_within(feeds, start_us, end_us)
-        dc = await window_totals(snapshot, vehicle, start_us, end_us)
-        ac_ukwh = ac_suspect_ukwh = meter_readings = 0
-        for link in links:
-            ac = await window_totals(snapshot, link.meter, link.start_us, link.end_us)
-            ac_ukwh += ac.energy_ukwh
-            ac_suspect_ukwh += ac.suspect_ukwh
-            meter_readings += ac.readings
+        dc, *acs = await window_totals(
+            snapshot,
+            [
+                (vehicle, start_us, end_us),
+                *((link.meter, link.start_us, link.end_us) for link in links),
+            ],
+        )
+    ac_ukwh = sum(ac.energy_ukwh for ac in acs)
+    ac_suspect_ukwh = sum(ac.suspect_ukwh for ac in acs)
+    meter_readings = sum(ac.readings for ac in acs)
     # A vehicle that sent nothing is silent, not 0 % efficient.
     value = efficiency(dc.energy_ukwh, ac_ukwh) if dc.readings else None
     state = status(

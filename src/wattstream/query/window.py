@@ -1,5 +1,7 @@
 """Sums over any range of a device: whole buckets from rollups, edges from raw readings."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from wattstream.domain.devices import Device
@@ -15,30 +17,32 @@ from wattstream.domain.units import (
     bucket_floor,
     to_micro,
 )
-from wattstream.store.port import RawBucket, Snapshot, Totals
+from wattstream.store.port import RawBucket, Snapshot, Totals, Window
 
 
-def nothing(device: Device) -> Totals:
-    """Return the sums over no readings."""
-    zeros = (0,) * len(KINDS[device.stream].fields)
-    return Totals(0, 0, 0, zeros, zeros)
-
-
-async def window_totals(snapshot: Snapshot, device: Device, start_us: int, end_us: int) -> Totals:
-    """Return the sums over the readings measured in [start_us, end_us).
+async def window_totals(
+    snapshot: Snapshot, ranges: Sequence[tuple[Device, int, int]]
+) -> list[Totals]:
+    """Return, per (device, start, end), the sums over its readings measured in [start, end).
 
     Cost does not grow with history: a row for each quarter-hour, and the raw readings of at
     most two.
     """
+    rows = await snapshot.windows([_window(*of) for of in ranges])
+    sums = []
+    for (device, start_us, end_us), (total, edges) in zip(ranges, rows, strict=True):
+        parts = [_sum_inside(device, raw, start_us, end_us) for raw in edges]
+        sums.append(sum(parts, start=total))
+    return sums
+
+
+def _window(device: Device, start_us: int, end_us: int) -> Window:
     if start_us >= end_us:
-        return nothing(device)
+        return Window(device, 0, 0)
     first, last = bucket_ceil(start_us), bucket_floor(end_us)
     left = {bucket_floor(start_us)} if start_us != first else set()
     right = {last} if end_us != last else set()
-    total, edges = await snapshot.window(device, first, max(first, last), sorted(left | right))
-    for raw in edges:
-        total += _sum_inside(device, raw, start_us, end_us)
-    return total
+    return Window(device, first, max(first, last), tuple(sorted(left | right)))
 
 
 async def stream_totals(

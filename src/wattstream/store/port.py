@@ -123,6 +123,23 @@ class RawBucket:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """What is wanted of one device.
+
+    Attributes:
+        device: The device.
+        first_us: Start of the first whole bucket.
+        last_us: End of the last one; first_us for none.
+        edges: Starts of the buckets to be read, at most two.
+    """
+
+    device: Device
+    first_us: int
+    last_us: int
+    edges: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceTotals:
     """Totals of many devices as columns, n rows sorted by key.
 
@@ -170,8 +187,8 @@ class Snapshot(Protocol):
     async def latest(self, device: Device) -> Latest:
         """Return the newest reading of a device."""
 
-    async def feeds(self, vehicle: Device, *, same_id: bool) -> Feeds:
-        """Return a vehicle's links and, where `same_id`, its twin meter."""
+    async def vehicle(self, external_id: str, *, same_id: bool) -> tuple[Device | None, Feeds]:
+        """Return a vehicle, or None, with its links and, where `same_id`, its twin meter."""
 
     async def fleet_feeds(self, *, same_id: bool) -> FleetFeeds:
         """Return the links of all vehicles, with twins where `same_id`."""
@@ -179,17 +196,8 @@ class Snapshot(Protocol):
     async def named(self, keys: Sequence[int]) -> dict[int, str]:
         """Return the outside ids of devices by key."""
 
-    async def window(
-        self, device: Device, first_us: int, last_us: int, edges: Sequence[int]
-    ) -> tuple[Totals, list[RawBucket]]:
-        """Sum the whole buckets that start in [first_us, last_us), and read up to two more.
-
-        Args:
-            device: The device.
-            first_us: A bucket start.
-            last_us: A bucket start; first_us for no bucket.
-            edges: Starts of the buckets to read, at most two.
-        """
+    async def windows(self, wanted: Sequence[Window]) -> list[tuple[Totals, list[RawBucket]]]:
+        """Return, for each window, the sums of its whole buckets and the readings of its edges."""
 
     async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
         """Sum, per device, every bucket that starts at or after `start_us`, a bucket start."""

@@ -20,6 +20,7 @@ from wattstream.store.port import (
     RawBucket,
     Totals,
     Values,
+    Window,
 )
 from wattstream.store.postgres import arrays, statements
 
@@ -30,10 +31,15 @@ class PostgresSnapshot:
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self._connection = connection
 
-    async def _all(self, file: str, name: str, stream: Stream | None, **params: Any) -> list[Any]:
+    async def _ask(
+        self, file: str, name: str, stream: Stream | None, params: dict[str, Any]
+    ) -> psycopg.AsyncCursor[Any]:
+        """Send a question; the answer is waited for where it is fetched."""
         statement = statements.load(file, stream)[name]
-        cursor = await self._connection.execute(statement, params, binary=True)
-        return await cursor.fetchall()
+        return await self._connection.execute(statement, params, binary=True)
+
+    async def _all(self, file: str, name: str, stream: Stream | None, **params: Any) -> list[Any]:
+        return await (await self._ask(file, name, stream, params)).fetchall()
 
     async def _one(self, file: str, name: str, stream: Stream | None, **params: Any) -> Any:
         rows = await self._all(file, name, stream, **params)
@@ -56,23 +62,20 @@ class PostgresSnapshot:
         values = Values(energy, tuple(np.nan if value is None else value for value in fields))
         return Latest(at_us, received_at_us, values, delta)
 
-    async def feeds(self, vehicle: Device, *, same_id: bool) -> Feeds:
-        """Return a vehicle's links and, where `same_id`, its twin meter."""
-        rows = await self._all(
-            "links",
-            "of_vehicle",
-            None,
-            device_id=vehicle.key,
-            external_id=vehicle.external_id,
-            same_id=same_id,
-        )
+    async def vehicle(self, external_id: str, *, same_id: bool) -> tuple[Device | None, Feeds]:
+        """Return a vehicle, or None, with its links and, where `same_id`, its twin meter."""
+        name = {"external_id": external_id}
+        device = await self._ask("registry", "device", Stream.VEHICLE, name)
+        linked = await self._ask("links", "of_vehicle", None, {**name, "same_id": same_id})
+        found = await device.fetchone()
         links = [
-            (is_twin, Link(to_device(Stream.METER, device), start_us, end_us))
-            for is_twin, start_us, end_us, *device in rows
+            (is_twin, Link(to_device(Stream.METER, meter), start_us, end_us))
+            for is_twin, start_us, end_us, *meter in await linked.fetchall()
         ]
+        vehicle = None if found is None else to_device(Stream.VEHICLE, found)
         if links and links[0][0]:
-            return Feeds((), links[0][1])
-        return Feeds(tuple(link for _, link in links))
+            return vehicle, Feeds((), links[0][1])
+        return vehicle, Feeds(tuple(link for _, link in links))
 
     async def fleet_feeds(self, *, same_id: bool) -> FleetFeeds:
         """Return the links of all vehicles, with twins where `same_id`."""
@@ -88,32 +91,16 @@ class PostgresSnapshot:
         wanted = arrays.PgArray(np.array(keys, np.int32))
         return dict(await self._all("links", "named", None, device_id=wanted))
 
-    async def window(
-        self, device: Device, first_us: int, last_us: int, edges: Sequence[int]
-    ) -> tuple[Totals, list[RawBucket]]:
-        """Sum the whole buckets that start in [first_us, last_us), and read up to two more."""
-        limits = {}
-        for i, side in enumerate(("left", "right")):
-            start, end = (edges[i], edges[i] + BUCKET_US) if i < len(edges) else (NEVER_US,) * 2
-            limits[f"{side}_at"], limits[f"{side}_end_at"] = map(arrays.time_param, (start, end))
-        row = await self._one(
-            "answers",
-            "window",
-            device.stream,
-            device_id=device.key,
-            start_at=arrays.time_param(first_us),
-            end_at=arrays.time_param(last_us),
-            **limits,
-        )
-        width = len(KINDS[device.stream].fields)
-        energy, suspect, readings, *measured = row[: 3 + 2 * width]
-        totals = Totals(
-            int(energy), int(suspect), readings, tuple(measured[::2]), tuple(measured[1::2])
-        )
-        raw = row[3 + 2 * width :]
-        half = len(raw) // 2
-        sides = (raw[:half], raw[half:])
-        return totals, [_raw_bucket(side, width) for side in sides[: len(edges)]]
+    async def windows(self, wanted: Sequence[Window]) -> list[tuple[Totals, list[RawBucket]]]:
+        """Return, for each window, the sums of its whole buckets and the readings of its edges."""
+        asked = [
+            await self._ask("answers", "window", window.device.stream, _limits(window))
+            for window in wanted
+        ]
+        return [
+            _totals_and_edges(window, await cursor.fetchone())
+            for window, cursor in zip(wanted, asked, strict=True)
+        ]
 
     async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
         """Sum, per device, every bucket that starts at or after `start_us`, a bucket start."""
@@ -169,6 +156,30 @@ class PostgresSnapshot:
                 "rejections", "list", None, after=after, limit=limit
             )
         ]
+
+
+def _limits(window: Window) -> dict[str, Any]:
+    """Return the parameters of a window; an edge that is not wanted holds nothing."""
+    limits = {"start_at": window.first_us, "end_at": window.last_us}
+    for i, side in enumerate(("left", "right")):
+        is_wanted = i < len(window.edges)
+        limits[f"{side}_at"] = window.edges[i] if is_wanted else NEVER_US
+        limits[f"{side}_end_at"] = window.edges[i] + BUCKET_US if is_wanted else NEVER_US
+    times = {name: arrays.time_param(at_us) for name, at_us in limits.items()}
+    return {"device_id": window.device.key, **times}
+
+
+def _totals_and_edges(window: Window, row: Any) -> tuple[Totals, list[RawBucket]]:
+    width = len(KINDS[window.device.stream].fields)
+    energy, suspect, readings, *measured = row[: 3 + 2 * width]
+    totals = Totals(
+        int(energy), int(suspect), readings, tuple(measured[::2]), tuple(measured[1::2])
+    )
+    raw = row[3 + 2 * width :]
+    half = len(raw) // 2
+    return totals, [
+        _raw_bucket(side, width) for side in (raw[:half], raw[half:])[: len(window.edges)]
+    ]
 
 
 def _raw_bucket(row: Sequence[Any], width: int) -> RawBucket:

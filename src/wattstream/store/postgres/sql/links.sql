@@ -1,15 +1,18 @@
 -- name: of_vehicle
 -- The links that name a vehicle; or, where none does, the meter of the same id that none names.
+WITH v AS (
+    SELECT device_id FROM devices WHERE stream = 'vehicle' AND external_id = %(external_id)s
+)
 SELECT is_twin, start_at, end_at, d.device_id, d.external_id, d.fleet, d.time_zone,
     m.energy_mode, m.modulus_ukwh, m.rated_w, m.heartbeat_s
 FROM (
     SELECT false AS is_twin, link_id, meter_id, start_at, end_at
-    FROM links WHERE vehicle_id = %(device_id)s
+    FROM links WHERE vehicle_id = (SELECT device_id FROM v)
     UNION ALL
     SELECT true, 0, device_id, '-infinity', 'infinity'
     FROM devices AS twin
     WHERE %(same_id)s AND twin.stream = 'meter' AND twin.external_id = %(external_id)s
-        AND NOT EXISTS (SELECT FROM links WHERE vehicle_id = %(device_id)s)
+        AND NOT EXISTS (SELECT FROM links WHERE vehicle_id = (SELECT device_id FROM v))
         AND NOT EXISTS (SELECT FROM links WHERE meter_id = twin.device_id)
 ) AS l
 JOIN devices AS d ON d.device_id = l.meter_id
