@@ -23,6 +23,9 @@ class Shape:
         compress: gzip.
         late_share: Readings sent ten minutes late, among those of their own time.
         duplicate_share: Readings sent a second time, ten minutes later.
+        devices: Meters, and as many vehicles.
+        prefix: Of their ids.
+        is_register: Values that rise from minute to minute, as those of a counter.
     """
 
     per_request: int = 5000
@@ -30,6 +33,9 @@ class Shape:
     compress: bool = False
     late_share: float = 0.0
     duplicate_share: float = 0.0
+    devices: int = DEVICES
+    prefix: str = ""
+    is_register: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ def requests(shape: Shape, start_s: int, minutes: int, path: str) -> list[Reques
     built: list[Request] = []
     for minute in range(minutes):
         now: list[dict[str, object]] = []
-        for record in _minute(start_s + 60 * minute, minute):
+        for record in _minute(shape, start_s + 60 * minute, minute):
             chance = rng.random() if shape.late_share or shape.duplicate_share else 1.0
             if chance < shape.late_share + shape.duplicate_share:
                 held.setdefault(minute + delay, []).append(record)
@@ -60,18 +66,18 @@ def requests(shape: Shape, start_s: int, minutes: int, path: str) -> list[Reques
     return built
 
 
-def _minute(at_s: int, seed: int) -> list[dict[str, object]]:
+def _minute(shape: Shape, at_s: int, seed: int) -> list[dict[str, object]]:
     rng = np.random.default_rng(seed)
-    at = rfc3339(at_s * MICRO)
-    energy = np.round(rng.random(DEVICES) / 5, 6).tolist()
-    volts = np.round(225 + 10 * rng.random(DEVICES), 1).tolist()
-    soc = np.round(100 * rng.random(DEVICES), 1).tolist()
+    at, n, prefix = rfc3339(at_s * MICRO), shape.devices, shape.prefix
+    energy = np.round(rng.random(n) / 5 + (0.2 * at_s / 60 if shape.is_register else 0), 6).tolist()
+    volts = np.round(225 + 10 * rng.random(n), 1).tolist()
+    soc = np.round(100 * rng.random(n), 1).tolist()
     meters: list[dict[str, object]] = [
-        {"meterId": f"M{i:06d}", "kwhConsumedAc": e, "voltage": v, "timestamp": at}
+        {"meterId": f"{prefix}M{i:06d}", "kwhConsumedAc": e, "voltage": v, "timestamp": at}
         for i, (e, v) in enumerate(zip(energy, volts, strict=True))
     ]
     vehicles: list[dict[str, object]] = [
-        {"vehicleId": f"V{i:06d}", "kwhDeliveredDc": e, "soc": s, "batteryTemp": 24.5,
+        {"vehicleId": f"{prefix}V{i:06d}", "kwhDeliveredDc": e, "soc": s, "batteryTemp": 24.5,
          "timestamp": at}
         for i, (e, s) in enumerate(zip(energy, soc, strict=True))
     ]  # fmt: skip

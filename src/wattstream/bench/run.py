@@ -1,17 +1,20 @@
 """The parts of the benchmark, on an embedded PostgreSQL and engines of its own."""
 
-import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import psycopg
+
 from wattstream.bench.answers import QUICK_SIZES, SIZES, measure_answers
-from wattstream.bench.load import run_load
+from wattstream.bench.beats import BEATS_A_MINUTE, beats
+from wattstream.bench.costs import measure_costs
+from wattstream.bench.engine import Engine, empty_server, run_engine
+from wattstream.bench.load import Outcome, run_load
+from wattstream.bench.memory import sampled
 from wattstream.bench.payloads import DEVICES, Request, Shape, requests
 from wattstream.bench.reference import copy_rate
 from wattstream.bench.rows import Row
@@ -19,24 +22,29 @@ from wattstream.bench.wrk import is_installed, run_wrk
 from wattstream.domain.errors import OperatorError
 from wattstream.domain.units import MICRO, rfc3339
 from wattstream.inputs.http import BATCH_PATH
-from wattstream.settings import PREFIX
 from wattstream.store.embedded import EmbeddedPostgres
 from wattstream.store.postgres import migrate
 
 __all__ = ["PARTS", "Bench", "Row", "description"]
 
-PARTS = ("batch", "forms", "disorder", "single", "answers")
-_EMPTY = """
-import asyncio, uvicorn, uvloop
-async def app(scope, receive, send):
-    while (await receive()).get("more_body"):
-        pass
-    await send({"type": "http.response.start", "status": 201, "headers": []})
-    await send({"type": "http.response.body", "body": b""})
-config = uvicorn.Config(app, port=PORT, loop="none", http="httptools", ws="none", lifespan="off",
-                        log_level="error", access_log=False)
-with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-    runner.run(uvicorn.Server(config).serve())
+_CASES: list[tuple[str, Shape, int, str]] = [
+    ("batch", Shape(), 4, "JSON arrays of 5,000"),
+    ("batch", Shape(), 16, "JSON arrays of 5,000"),
+    ("forms", Shape(ndjson=True), 16, "NDJSON of 5,000"),
+    ("forms", Shape(compress=True), 16, "gzip of 5,000"),
+    ("forms", Shape(per_request=500), 16, "JSON arrays of 500"),
+    ("disorder", Shape(late_share=0.1), 16, "10 % late"),
+    ("disorder", Shape(duplicate_share=0.1), 16, "10 % sent twice"),
+]
+PARTS = (
+    *("batch", "forms", "disorder", "registers", "million"),
+    *("single", "mixed", "costs", "answers", "memory"),
+)
+_LOG_FILES = 64
+_TEMPLATE_MINUTES = 24
+_REGISTERS = """
+UPDATE {stream}_live SET energy_mode = 1, version = version + 1
+WHERE device_id IN (SELECT device_id FROM devices WHERE external_id LIKE '{prefix}%%')
 """
 
 
@@ -44,11 +52,12 @@ class Bench:
     """One run; `on_row` is called with each result as it comes."""
 
     def __init__(self, *, quick: bool, on_row: Callable[[Row], None]) -> None:
+        self._is_quick = quick
         self._minutes = 6 if quick else 24
         self._seconds = 4 if quick else 10
-        self._sizes = QUICK_SIZES if quick else SIZES
         self._on_row = on_row
-        self._next_s = 0
+        self._next_s = int(time.time()) // 60 * 60 - 300 * 86400
+        self._copy = 0.0
 
     def run(self, parts: tuple[str, ...]) -> None:
         """Measure some parts.
@@ -62,50 +71,80 @@ class Bench:
         try:
             conninfo = server.start()
             migrate(conninfo)
-            self._next_s = int(time.time()) // 60 * 60 - 300 * 86400
-            copy = copy_rate(conninfo)
-            self._on_row(Row("reference", "COPY, one connection, 10,000 rows a commit", copy, None))
-            with _engine(conninfo) as port:
-                # Devices, partitions and caches are there before anything is timed.
-                run_load(port, self._requests(Shape(), 2), 4)
-                for part, shape, connections, case in _CASES:
-                    if part in parts:
-                        self._load(part, port, shape, connections, case, copy)
-                if "single" in parts:
-                    self._singles(port, folder)
+            _make_log_files(conninfo)
+            self._copy = copy_rate(conninfo)
+            case = "COPY, one connection, 10,000 rows a commit"
+            self._on_row(Row("reference", case, self._copy, None))
+            with run_engine(conninfo) as engine:
+                self._measure(parts, engine, conninfo, folder)
+            if "costs" in parts:
+                self._costs(conninfo)
             if "answers" in parts:
-                measure_answers(conninfo, _engine, self._sizes, self._seconds, self._on_row)
+                sizes = QUICK_SIZES if self._is_quick else SIZES
+                measure_answers(conninfo, run_engine, sizes, self._seconds, self._on_row)
+            if "memory" in parts:
+                with run_engine(conninfo) as engine:
+                    self._memory(engine, server)
         finally:
             server.stop()
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _measure(self, parts: tuple[str, ...], engine: Engine, conninfo: str, folder: Path) -> None:
+        # Devices, partitions and caches are there before anything is timed.
+        run_load(engine.port, self._requests(Shape(), 2), 4)
+        for part, shape, connections, case in _CASES:
+            if part in parts:
+                built = self._requests(shape, self._minutes)
+                self._load(part, engine, built, connections, case)
+        if "registers" in parts:
+            shape = Shape(prefix="R", is_register=True)
+            run_load(engine.port, self._requests(shape, 1), 4)
+            with psycopg.connect(conninfo) as connection:
+                for stream in ("meter", "vehicle"):
+                    connection.execute(_REGISTERS.format(stream=stream, prefix="R").encode())
+            built = self._requests(shape, self._minutes)
+            self._load("registers", engine, built, 16, "register devices")
+        if "million" in parts:
+            self._million(engine)
+        if "single" in parts:
+            self._singles(engine, folder)
+        if "mixed" in parts:
+            self._mixed(engine)
 
     def _requests(self, shape: Shape, minutes: int) -> list[Request]:
         built = requests(shape, self._next_s, minutes, BATCH_PATH)
         self._next_s += 60 * minutes
         return built
 
-    def _load(  # noqa: PLR0917
-        self, part: str, port: int, shape: Shape, connections: int, case: str, copy: float
-    ) -> None:
-        outcome = run_load(port, self._requests(shape, self._minutes), connections)
+    def _load(
+        self, part: str, engine: Engine, built: list[Request], connections: int, case: str
+    ) -> Outcome:
+        outcome = run_load(engine.port, built, connections)
         acks = outcome.ack_s
         self._on_row(
             Row(
                 part,
                 f"{case}, {connections} connections",
                 outcome.rate,
-                outcome.rate / copy,
+                outcome.rate / self._copy,
                 1000 * acks[len(acks) // 2],
                 1000 * acks[int(0.99 * (len(acks) - 1))],
                 f"load generator {outcome.cpu_share:.0%} of a core",
             )
         )
+        return outcome
 
-    def _singles(self, port: int, folder: Path) -> None:
-        if not is_installed():
-            raise OperatorError("The part `single` needs wrk: apt-get install wrk, or --only batch")
+    def _million(self, engine: Engine) -> None:
+        devices = DEVICES if self._is_quick else 500_000
+        shape = Shape(devices=devices, prefix="L")
+        run_load(engine.port, self._requests(shape, 1), 4)
+        case = f"{2 * devices:,} devices, arrays of 5,000"
+        self._load("million", engine, self._requests(shape, 2), 16, case)
+
+    def _singles(self, engine: Engine, folder: Path) -> None:
+        _need_wrk()
         for connections in (64, 256, 1024):
-            with _empty_server() as empty_port:
+            with empty_server() as empty_port:
                 empty = run_wrk(empty_port, connections, self._seconds, "x", folder)
             self._on_row(
                 Row("single", f"empty 201, {connections} connections", empty.rate, None,
@@ -113,7 +152,7 @@ class Bench:
             )  # fmt: skip
             start = rfc3339(self._next_s * MICRO).removesuffix("Z")
             self._next_s += 60
-            found = run_wrk(port, connections, self._seconds, start, folder)
+            found = run_wrk(engine.port, connections, self._seconds, start, folder)
             self._on_row(
                 Row(
                     "single",
@@ -122,56 +161,82 @@ class Bench:
                     found.rate / empty.rate,
                     found.p50_ms,
                     found.p99_ms,
-                    f"{found.failures} failures" if found.failures else "",
+                    f"{found.failures} failures",
                 )
             )
 
+    def _mixed(self, engine: Engine) -> None:
+        built = self._requests(Shape(), self._minutes)
+        with beats(engine.port, DEVICES) as beaten:
+            self._load("mixed", engine, built, 16, "arrays of 5,000 beside heartbeats")
+        self._on_row(
+            Row(
+                "mixed",
+                f"heartbeats beside them, {BEATS_A_MINUTE:,} a minute",
+                beaten[0].rate,
+                None,
+                1000 * beaten[0].at(0.5),
+                1000 * beaten[0].at(0.99),
+                "timed from when due",
+            )
+        )
 
-_CASES = [
-    ("batch", Shape(), 4, "JSON arrays of 5,000"),
-    ("batch", Shape(), 16, "JSON arrays of 5,000"),
-    ("forms", Shape(ndjson=True), 16, "NDJSON of 5,000"),
-    ("forms", Shape(compress=True), 16, "gzip of 5,000"),
-    ("forms", Shape(per_request=500), 16, "JSON arrays of 500"),
-    ("disorder", Shape(late_share=0.1), 16, "10 % late"),
-    ("disorder", Shape(duplicate_share=0.1), 16, "10 % sent twice"),
-]
+    def _costs(self, conninfo: str) -> None:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            connection.execute("DROP DATABASE IF EXISTS wattstream_costs")
+            connection.execute("CREATE DATABASE wattstream_costs")
+        database = psycopg.conninfo.make_conninfo(conninfo, dbname="wattstream_costs")
+        migrate(database)
+        built = self._requests(Shape(), 2 * self._minutes)
+        measure_costs(database, built, 2 * DEVICES, self._on_row)
+
+    def _memory(self, engine: Engine, server: EmbeddedPostgres) -> None:
+        """Saturate an engine for ten minutes; its memory at the end is that of the beginning."""
+        seconds = 30 if self._is_quick else 600
+        started = time.monotonic()
+        assert server.pid is not None  # noqa: S101 - it runs
+        with sampled(engine.pid, server.pid) as samples:
+            template = requests(Shape(), 0, _TEMPLATE_MINUTES, BATCH_PATH)
+            outcomes = []
+            while time.monotonic() - started < seconds:
+                built = _moved(template, self._next_s)
+                self._next_s += 60 * _TEMPLATE_MINUTES
+                outcomes.append(run_load(engine.port, built, 16))
+        rate = sum(done.readings for done in outcomes) / sum(done.seconds for done in outcomes)
+        for name, taken in (("engine", samples.engine), ("database", samples.database)):
+            first, last = taken[: len(taken) // 10], taken[-len(taken) // 10 :]
+            note = f"peak {max(taken):.0f} MiB; first tenth of the time up to {max(first):.0f}, "
+            note += f"last tenth up to {max(last):.0f}"
+            self._on_row(Row("memory", f"{name}, {seconds} s saturated", rate, None, note=note))
 
 
-@contextmanager
-def _engine(conninfo: str) -> Iterator[int]:
-    """Run `wattstream serve` on the database; provide its port."""
-    command = [sys.executable, "-m", "wattstream", "serve", "--port", "0"]
-    environ = {f"{PREFIX}DATABASE_URL": conninfo, f"{PREFIX}LOG_LEVEL": "error"}
-    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
-        assert process.stderr is not None  # noqa: S101 - it was asked for
-        log = []
-        for line in process.stderr:
-            log.append(line)
-            if match := re.search(r"ready: http://[\d.]+:(\d+)", line):
-                break
-        else:
-            raise OperatorError("The engine did not start:\n" + "".join(log))
-        try:
-            yield int(match[1])
-        finally:
-            process.terminate()
-            process.stderr.read()
-            process.wait()
+def _moved(template: list[Request], start_s: int) -> list[Request]:
+    """Return requests made for 1970 at later times; cheaper than making them anew."""
+    a_minute = len(template) // _TEMPLATE_MINUTES
+    moved = []
+    for i, request in enumerate(template):
+        old, new = (rfc3339((first + i // a_minute * 60) * MICRO) for first in (0, start_s))
+        moved.append(replace(request, data=request.data.replace(old.encode(), new.encode())))
+    return moved
 
 
-@contextmanager
-def _empty_server() -> Iterator[int]:
-    """Run the same HTTP server with an application that reads the body and answers 201."""
-    port = 20_000 + int(time.time() * 1000) % 30_000
-    command = [sys.executable, "-c", _EMPTY.replace("PORT", str(port))]
-    process = subprocess.Popen(command)  # noqa: S603
-    try:
-        time.sleep(1)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
+def _need_wrk() -> None:
+    if not is_installed():
+        raise OperatorError("The part `single` needs wrk: apt-get install wrk, or --only batch")
+
+
+def _make_log_files(conninfo: str) -> None:
+    """Make files of the write-ahead log ahead, as a server that has run for a while has them.
+
+    A new one is filled with zeros in the middle of a commit, one that is used again is not.
+    """
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET min_wal_size = '1GB'")
+        connection.execute("SELECT pg_reload_conf()")
+        for _ in range(_LOG_FILES):
+            connection.execute("SELECT pg_logical_emit_message(true, 'bench', '')")
+            connection.execute("SELECT pg_switch_wal()")
+        connection.execute("CHECKPOINT")
 
 
 def description() -> str:
