@@ -347,6 +347,58 @@ def test_a_full_queue_is_503_with_retry_after(embedded: Server) -> None:
     api.close()
 
 
+def test_bodies_held_beyond_the_bound_are_503_with_retry_after(embedded: Server) -> None:
+    conninfo = embedded.make_database()
+    api = Api(conninfo, load({"queue_bytes": "1KiB"}, {}))
+    alone = [{**METER, "timestamp": at(i)} for i in range(50)]
+    assert api.post(alone, "/v1/ingest/batch").status_code == 201
+    with psycopg.connect(conninfo) as holder:
+        holder.execute("SELECT FROM meter_live FOR UPDATE")
+
+        async def overrun() -> list[httpx.Response]:
+            async with asyncio.TaskGroup() as tasks:
+                large = [{**METER, "timestamp": at(60 + i)} for i in range(50)]
+                first = tasks.create_task(api.ask("POST", "/v1/ingest/batch", json=large))
+                await asyncio.sleep(0.3)
+                refused = await api.ask("POST", "/v1/ingest", json=METER)
+                holder.rollback()
+                return [refused, await first]
+
+        refused, first = api.run(overrun())
+    assert_error(refused, 503, "queue_full", None, "hold more than 1024 bytes")
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert first.status_code == 201
+    assert api.post(METER).status_code in (200, 201), "nothing is held any more"
+    api.close()
+
+
+def test_a_client_that_outruns_the_engine_finds_all_that_was_acknowledged(
+    embedded: Server,
+) -> None:
+    conninfo = embedded.make_database()
+    api = Api(conninfo, load({"queue_readings": "300", "flush_readings": "100"}, {}))
+
+    def batch(number: int) -> list[dict[str, object]]:
+        return [{**METER, "meterId": f"o{number}", "timestamp": at(i)} for i in range(100)]
+
+    async def overrun() -> list[httpx.Response]:
+        return await asyncio.gather(
+            *(api.ask("POST", "/v1/ingest/batch", json=batch(number)) for number in range(40))
+        )
+
+    answers = api.run(overrun())
+    taken = {number for number, answer in enumerate(answers) if answer.status_code == 201}
+    assert {answer.status_code for answer in answers} == {201, 503}
+    assert all("Retry-After" in a.headers for a in answers if a.status_code == 503)
+    with psycopg.connect(conninfo) as connection:
+        held = connection.execute(
+            """SELECT external_id, count(*) FROM meter_history JOIN devices USING (device_id)
+            GROUP BY external_id"""
+        ).fetchall()
+    assert {f"o{number}" for number in taken} <= {name for name, count in held if count == 100}
+    api.close()
+
+
 @pytest.fixture
 def own_server() -> Iterator[tuple[EmbeddedPostgres, str]]:
     folder = Path(tempfile.mkdtemp(prefix="wattstream-errors-"))

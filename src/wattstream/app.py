@@ -111,6 +111,7 @@ class Application:
             max_past_s=settings.max_past,
             max_body_bytes=settings.max_body,
             max_decoded_bytes=settings.max_decoded_body,
+            max_held_bytes=settings.queue_bytes,
         )
         self._api = create_api(
             Context(

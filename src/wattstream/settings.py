@@ -83,6 +83,11 @@ class Settings(BaseModel):
     queue_readings: int = _setting(
         400_000, "readings", "Readings that may wait for a commit before requests get 503.", gt=0
     )
+    queue_bytes: Size = _setting(
+        256 * 1024**2,
+        "bytes",
+        "Request bodies held at once, each until it is answered, before requests get 503.",
+    )
     flush_readings: int = _setting(
         60_000, "readings", "Most readings of one transaction.", gt=0, le=200_000
     )

@@ -17,6 +17,7 @@ from wattstream.decode.records import Limits
 from wattstream.domain.errors import (
     ConflictError,
     MalformedError,
+    QueueFullError,
     ReadingError,
     RequestError,
     TooLargeError,
@@ -52,6 +53,15 @@ class _DisconnectedError(Exception):
     """The client left before its request was complete."""
 
 
+class _Held:
+    """How many bytes a request holds."""
+
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        self.size = 0
+
+
 class HttpInput:
     """The ASGI application of both ingest endpoints."""
 
@@ -65,6 +75,7 @@ class HttpInput:
         max_past_s: int,
         max_body_bytes: int,
         max_decoded_bytes: int,
+        max_held_bytes: int,
     ) -> None:
         self._ingest = ingest
         self._clock_us = clock_us
@@ -72,6 +83,8 @@ class HttpInput:
         self._max_past_us = max_past_s * MICRO
         self._max_body_bytes = max_body_bytes
         self._max_decoded_bytes = max_decoded_bytes
+        self._max_held_bytes = max_held_bytes
+        self._held_bytes = 0
         self._ack_seconds = stats.ack_seconds
         self._requests = stats.requests
         self._by_status: dict[int, Counter] = {}
@@ -112,11 +125,26 @@ class HttpInput:
         is_lines = content_type != _JSON and _is_ndjson(
             content_type.decode("latin-1"), is_batch=is_batch
         )
-        body = await self._body(headers, receive)
+        held = _Held()
+        try:
+            return await self._answer_body(headers, receive, held, is_batch, is_lines)
+        finally:
+            self._held_bytes -= held.size
+
+    async def _answer_body(
+        self,
+        headers: dict[bytes, bytes],
+        receive: Receive,
+        held: _Held,
+        is_batch: bool,
+        is_lines: bool,
+    ) -> Reply:
+        body = await self._body(headers, receive, held)
         started = time.perf_counter()
         try:
             if (encoding := headers.get(b"content-encoding")) is not None:
                 body = decompress(body, encoding.decode("latin-1"), self._max_decoded_bytes)
+                self._hold(held, len(body))
             reply = await (self._batch(body, is_lines) if is_batch else self._one(body))
         except MalformedError as error:
             rejection = Rejection(0, error.code, error.message, error.field, body)
@@ -125,7 +153,22 @@ class HttpInput:
         self._ack_seconds.observe(time.perf_counter() - started)
         return reply
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    def _hold(self, held: _Held, size: int) -> None:
+        """Count bytes of a request as held until it is answered.
+
+        Raises:
+            QueueFullError: Other requests hold so much that it would be too much.
+        """
+        others = self._held_bytes - held.size
+        self._held_bytes += size
+        held.size += size
+        if others > 0 and self._held_bytes > self._max_held_bytes:
+            raise QueueFullError(
+                f"Requests under way hold more than {self._max_held_bytes} bytes, so this one was "
+                "not taken. Send it again later, or fewer at once."
+            )
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive, held: _Held) -> bytes:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body_bytes:
             raise self._too_large(f"got {int(length)}")
@@ -139,6 +182,7 @@ class HttpInput:
             size += len(chunk)
             if size > self._max_body_bytes:
                 raise self._too_large("got more")
+            self._hold(held, len(chunk))
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return b"".join(chunks)
