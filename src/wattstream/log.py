@@ -38,3 +38,7 @@ def configure_logging(form: str, level_name: str) -> None:
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=last)
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+    # A pipeline that is given up says so; what it means is handled where it was begun.
+    logging.getLogger("psycopg").addFilter(
+        lambda record: "error ignored terminating" not in record.getMessage()
+    )

@@ -19,7 +19,7 @@ from wattstream.inputs.http import ONE_PATH
 
 BEATS_A_MINUTE = 20_000
 """Single readings, each a request."""
-_BEAT_CONNECTIONS = 16
+_BEAT_CONNECTIONS = 64
 _JSON = {"Content-Type": "application/json"}
 _SETTLE_S = 2.0  # they run for so long before anything is timed
 

@@ -37,10 +37,10 @@ _CASES: list[tuple[str, Shape, int, str]] = [
     ("disorder", Shape(duplicate_share=0.1), 16, "10 % sent twice"),
 ]
 PARTS = (
-    *("batch", "forms", "disorder", "registers", "million"),
-    *("single", "mixed", "costs", "answers", "memory"),
+    *("batch", "forms", "disorder", "registers", "single"),
+    *("mixed", "million", "costs", "answers", "memory"),
 )
-_LOG_FILES = 64
+_LOG_FILES = 192
 _TEMPLATE_MINUTES = 24
 _REGISTERS = """
 UPDATE {stream}_live SET energy_mode = 1, version = version + 1
@@ -71,7 +71,7 @@ class Bench:
         try:
             conninfo = server.start()
             migrate(conninfo)
-            _make_log_files(conninfo)
+            _make_log_files(conninfo, _LOG_FILES // 4 if self._is_quick else _LOG_FILES)
             self._copy = copy_rate(conninfo)
             case = "COPY, one connection, 10,000 rows a commit"
             self._on_row(Row("reference", case, self._copy, None))
@@ -104,12 +104,12 @@ class Bench:
                     connection.execute(_REGISTERS.format(stream=stream, prefix="R").encode())
             built = self._requests(shape, self._minutes)
             self._load("registers", engine, built, 16, "register devices")
-        if "million" in parts:
-            self._million(engine)
         if "single" in parts:
             self._singles(engine, folder)
         if "mixed" in parts:
             self._mixed(engine)
+        if "million" in parts:
+            self._million(engine)
 
     def _requests(self, shape: Shape, minutes: int) -> list[Request]:
         built = requests(shape, self._next_s, minutes, BATCH_PATH)
@@ -225,15 +225,15 @@ def _need_wrk() -> None:
         raise OperatorError("The part `single` needs wrk: apt-get install wrk, or --only batch")
 
 
-def _make_log_files(conninfo: str) -> None:
+def _make_log_files(conninfo: str, files: int) -> None:
     """Make files of the write-ahead log ahead, as a server that has run for a while has them.
 
     A new one is filled with zeros in the middle of a commit, one that is used again is not.
     """
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute("ALTER SYSTEM SET min_wal_size = '1GB'")
+        connection.execute("ALTER SYSTEM SET min_wal_size = '3GB'")
         connection.execute("SELECT pg_reload_conf()")
-        for _ in range(_LOG_FILES):
+        for _ in range(files):
             connection.execute("SELECT pg_logical_emit_message(true, 'bench', '')")
             connection.execute("SELECT pg_switch_wal()")
         connection.execute("CHECKPOINT")

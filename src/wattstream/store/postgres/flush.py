@@ -23,6 +23,7 @@ from wattstream.store.postgres.partitions import Partitions
 from wattstream.store.postgres.recompute import (
     live_update,
     lock,
+    locked_updates,
     names_of,
     write_late,
 )
@@ -174,8 +175,10 @@ class FlushWriter:
             is_touched = np.zeros(len(live), np.bool_)
             is_touched[batch.seg[batch.is_stored]] = True
             changed = live.compress(is_touched)
-            update = live_update(self._kind.stream, before.compress(is_touched), changed)
-            send(connection, [update, self._day_counts(batch.at_us[batch.is_stored])])
+            updates = locked_updates(
+                self._kind.stream, before.compress(is_touched), changed, received_at_us
+            )
+            send(connection, [*updates, self._day_counts(batch.at_us[batch.is_stored])])
             assign(live, is_touched, changed)
         return batch.outcome()
 

@@ -12,10 +12,13 @@ import numpy as np
 
 from wattstream.domain.readings import Stream
 from wattstream.domain.rollup import day_columns, live_dtype
-from wattstream.domain.rows import assign
+from wattstream.domain.rows import assign, opaque
 from wattstream.domain.units import Int64, Rows
 
-_MAX_KEY = 250_000  # about 40 MB a stream; devices with greater keys are read each time
+# About 100 MB a stream; the rows of further devices are read each time.
+_MAX_ROWS = 500_000
+_MAX_KEY = 8_000_000
+_NO_ROW = -1
 
 
 def new_version() -> int:
@@ -28,33 +31,53 @@ class LiveCache:
 
     def __init__(self, stream: Stream) -> None:
         self._day = day_columns(stream)
-        self._rows: Rows = np.zeros(0, live_dtype(stream))
+        self._rows: Rows = np.zeros(1024, live_dtype(stream))
+        self._used = 0
+        # Keys of both streams come from one sequence: a place for each key, rows for our own.
+        self._place = np.full(1024, _NO_ROW, np.int32)
         # A row read while it is written would be a mixture that its version does not tell.
         self._lock = threading.Lock()
 
     def get(self, devices: Int64) -> Rows | None:
         """Return copies of the rows of devices, keys ascending, or None where one is unknown."""
         with self._lock:
-            if int(devices[-1]) >= len(self._rows):
+            if int(devices[-1]) >= len(self._place):
                 return None
-            rows: Rows = self._rows.take(devices)
-        return rows if rows["device_id"].all() else None
+            place = self._place.take(devices)
+            if int(place.min()) == _NO_ROW:
+                return None
+            rows: Rows = self._rows.take(place)
+            return rows
 
     def put(self, rows: Rows) -> None:
-        """Remember rows that are committed or will be, or locked and just read."""
+        """Remember rows that are committed or will be, or locked and just read; keys ascending."""
         rows = rows.compress(rows["device_id"] < _MAX_KEY)
-        for name, _ in self._day:
-            rows[name] = 0
         if len(rows) == 0:
             return
+        for name, _ in self._day:
+            rows[name] = 0
         with self._lock:
-            if (last := int(rows["device_id"][-1])) >= len(self._rows):
-                grown = np.zeros(min(2 * last + 1024, _MAX_KEY), self._rows.dtype)
-                grown[: len(self._rows)] = self._rows
-                self._rows = grown
-            assign(self._rows, rows["device_id"], rows)
+            self._make_room(rows["device_id"])
+            place = self._place[rows["device_id"]]
+            has_row = place != _NO_ROW
+            assign(self._rows, place[has_row], rows.compress(has_row))
+
+    def _make_room(self, keys: Int64) -> None:
+        """Give a place to keys that have none, as long as there is room."""
+        if (last := int(keys[-1])) >= len(self._place):
+            grown = np.full(min(2 * last, _MAX_KEY), _NO_ROW, np.int32)
+            grown[: len(self._place)] = self._place
+            self._place = grown
+        new = keys[self._place[keys] == _NO_ROW][: _MAX_ROWS - self._used]
+        if self._used + len(new) > len(self._rows):
+            rows = np.zeros(min(2 * (self._used + len(new)), _MAX_ROWS), self._rows.dtype)
+            opaque(rows)[: len(self._rows)] = opaque(self._rows)
+            self._rows = rows
+        self._place[new] = np.arange(self._used, self._used + len(new))
+        self._used += len(new)
 
     def forget(self) -> None:
         """Drop everything."""
         with self._lock:
-            self._rows = self._rows[:0]
+            self._place[:] = _NO_ROW
+            self._used = 0

@@ -193,6 +193,32 @@ def lock(connection: Connection, stream: Stream, devices: Int64) -> Rows:
     return arrays.to_rows(record or (), names, live_dtype(stream))
 
 
+def locked_updates(
+    stream: Stream, before: Rows, live: Rows, received_at_us: int
+) -> list[Statement]:
+    """Return the statements that write live rows that are locked; as `live_update`, in place.
+
+    Where only some open buckets changed, the others take the shorter statement.
+    """
+    goes_on = _goes_on(stream, before, live, received_at_us)
+    updates = []
+    for part in (goes_on, ~goes_on):
+        if part.any():
+            rows = live.compress(part)
+            updates.append(live_update(stream, before.compress(part), rows))
+            assign(live, part, rows)
+    return updates
+
+
+def _goes_on(stream: Stream, before: Rows, live: Rows, received_at_us: int) -> Bool:
+    """Return where only the columns of `update_steady` differ."""
+    goes_on = (before["bucket_at"] == live["bucket_at"]) & ~needs_predecessors(live)
+    goes_on &= live["received_at"] == received_at_us
+    for name, _ in day_columns(stream):
+        goes_on &= live[name] == 0
+    return np.asarray(goes_on)
+
+
 def live_update(stream: Stream, before: Rows, live: Rows) -> Statement:
     """Return the statement that writes live rows, and give them a new version, in place.
 
@@ -212,12 +238,7 @@ def live_update(stream: Stream, before: Rows, live: Rows) -> Statement:
         "version": version,
         "read_version": arrays.column(before, "version"),
     }
-    if (
-        (before["bucket_at"] == live["bucket_at"]).all()
-        and (live["received_at"] == received_at).all()
-        and not needs_predecessors(live).any()
-        and not any(live[name].any() for name, _ in day_columns(stream))
-    ):
+    if _goes_on(stream, before, live, received_at).all():
         params |= arrays.params(live, ["device_id", *steady_columns(stream)])
         params["received_at"] = arrays.time_param(received_at)
         return Statement(sql["update_steady"], params, rows=len(live))
