@@ -283,6 +283,15 @@ def test_sums_over_all_devices_and_days(
                     assert {
                         row[0]: row[1:] for row in zip(*_columns(answer), strict=True) if row[3]
                     } == {await _key(found, truth, key): rest for key, rest in named.items()}
+                for device in await truth.devices(Stream.VEHICLE, "", 100):
+                    same = await found.device(Stream.VEHICLE, device.external_id)
+                    assert same is not None
+                    # The range that the live row sums, and one on either side of it.
+                    newest_bucket = bucket_floor((await truth.latest(device)).at_us)
+                    for shift in (-BUCKET_US, 0, BUCKET_US):
+                        day = (newest_bucket - 95 * BUCKET_US + shift, newest_bucket + shift)
+                        answer = await window_totals(found, [(same, *day)])
+                        assert answer == await window_totals(truth, [(device, *day)])
                 for start, end in itertools.combinations(sorted({*edges, newest + 1}), 2):
                     for shift in (0, 1):
                         assert await stream_totals(

@@ -31,13 +31,14 @@ _SESSION = {
     "TimeZone": "UTC",
     "jit": "off",
     "enable_seqscan": "off",
-    "plan_cache_mode": "force_custom_plan",
+    "plan_cache_mode": "auto",
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "60s",
 }
 # A 2xx rests on synchronous_commit, whatever a role's own settings say.
 _WRITER_SESSION = {
     **_SESSION,
+    "plan_cache_mode": "force_custom_plan",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "synchronous_commit": "on",

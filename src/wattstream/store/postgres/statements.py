@@ -94,6 +94,7 @@ def _placeholders(stream: Stream) -> dict[str, str]:
             f"day_{name} = l.day_{name} + u.day_{name} - coalesce(x.{name}, 0)" for name in added
         ),
         "day_values": ", ".join(f"day_{name} = d.{name}" for name in added),
+        "day_columns": ", ".join(f"day_{name}" for name in added),
         "day_names": ", ".join(f"l.day_{name}" for name in added),
         "day_sums": ", ".join(f"d.{name}" for name in added),
         "bucket_sums": ", ".join(

@@ -4,7 +4,15 @@ FROM {stream}_live WHERE device_id = %(device_id)s
 
 -- name: window
 -- Whole buckets, the closed ones from the rollup and the open one from the live row; then the
--- readings of the buckets that an edge cuts, each with the two readings before it.
+-- readings of the buckets that an edge cuts, each with the two readings before it. Where the closed
+-- ones are just the day that the live row sums, that is read instead.
+WITH d AS (
+    SELECT coalesce(bool_and(
+        bucket_at = %(end_at)s::timestamptz
+        AND bucket_at - interval '23:45' = %(start_at)s::timestamptz
+    ), false) AS is_day
+    FROM {stream}_live WHERE device_id = %(device_id)s
+)
 SELECT total.*, left_carry.*, left_raw.*, right_carry.*, right_raw.*
 FROM (
     SELECT coalesce(sum(energy_ukwh), 0), coalesce(sum(suspect_ukwh), 0),
@@ -12,6 +20,10 @@ FROM (
     FROM (
         SELECT {sum_names} FROM {stream}_rollup
         WHERE device_id = %(device_id)s AND bucket_at >= %(start_at)s AND bucket_at < %(end_at)s
+            AND NOT (SELECT is_day FROM d)
+        UNION ALL
+        SELECT {day_columns} FROM {stream}_live
+        WHERE device_id = %(device_id)s AND (SELECT is_day FROM d)
         UNION ALL
         SELECT {sum_names} FROM {stream}_live
         WHERE device_id = %(device_id)s AND bucket_at >= %(start_at)s AND bucket_at < %(end_at)s
