@@ -38,6 +38,10 @@ class PostgresSnapshot:
         statement = statements.load(file, stream)[name]
         return await self._connection.execute(statement, params, binary=True)
 
+    async def _plan_anew(self) -> None:
+        """Let the next questions be planned with their values: they read many rows."""
+        await self._connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+
     async def _all(self, file: str, name: str, stream: Stream | None, **params: Any) -> list[Any]:
         return await (await self._ask(file, name, stream, params)).fetchall()
 
@@ -79,6 +83,7 @@ class PostgresSnapshot:
 
     async def fleet_feeds(self, *, same_id: bool) -> FleetFeeds:
         """Return the links of all vehicles, with twins where `same_id`."""
+        await self._plan_anew()
         columns = await self._one("links", "all", None, same_id=same_id)
         none = np.zeros(0, np.int64)
         vehicle, meter, start_us, end_us, is_twin = (
@@ -104,6 +109,7 @@ class PostgresSnapshot:
 
     async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
         """Sum, per device, every bucket that starts at or after `start_us`, a bucket start."""
+        await self._plan_anew()
         columns = await self._one(
             "answers", "fleet_totals", stream, start_at=arrays.time_param(start_us)
         )
@@ -112,6 +118,7 @@ class PostgresSnapshot:
 
     async def stream_totals(self, stream: Stream, start_us: int) -> Totals:
         """Sum every bucket of all devices that starts at or after `start_us`, a bucket start."""
+        await self._plan_anew()
         energy, suspect, readings, *measured = await self._one(
             "answers", "stream_totals", stream, start_at=arrays.time_param(start_us)
         )
@@ -119,6 +126,7 @@ class PostgresSnapshot:
 
     async def stream_bucket(self, stream: Stream, bucket_us: int) -> Runs:
         """Return the readings of all devices in one bucket."""
+        await self._plan_anew()
         start_at, end_at = (arrays.time_param(at) for at in (bucket_us, bucket_us + BUCKET_US))
         devices = await self._one("answers", "stream_carry", stream, start_at=start_at)
         raw = await self._one("answers", "stream_bucket", stream, start_at=start_at, end_at=end_at)
