@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from wattstream.bench.answers import measure_answers
+from wattstream.bench.engine import run_engine
 from wattstream.bench.rows import Row
-from wattstream.bench.run import _engine
 
 PAIRS = 40
 
@@ -17,9 +17,9 @@ PAIRS = 40
 def test_every_answer_is_measured_at_each_size(conninfo: str) -> None:
     rows: list[Row] = []
     sizes = (2 * PAIRS * 60, 2 * PAIRS * 1500)
-    measure_answers(conninfo, _engine, sizes, 0.1, rows.append, pairs=PAIRS)
+    measure_answers(conninfo, run_engine, sizes, 0.1, rows.append, pairs=PAIRS)
     measured = {row.case: row for row in rows}
-    for name in ("performance", "status", "stats", "alerts"):
+    for name in ("performance", "status", "stats", "alerts", "fleet"):
         for label in ("idle", "with load"):
             small = measured.pop(f"{name}, 0.0048 million rows, {label}")
             large = measured.pop(f"{name}, 0.12 million rows, {label}")

@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oracle import contribution
+from wattstream.domain.devices import Device
 from wattstream.domain.efficiency import Status, efficiency, status
 from wattstream.domain.links import FOREVER_US, AcSource, Feeds, Link, feeds_within
+from wattstream.domain.readings import Stream
 from wattstream.domain.register import EnergyMode, Rules, Steps, contributions, rule_rows
 from wattstream.domain.units import (
     BUCKET_US,
@@ -145,19 +147,23 @@ def test_status_is_the_first_that_holds(
     assert found is expected
 
 
+def linked(name: str, *times: int) -> Link:
+    return Link(Device(1, Stream.METER, name, Rules(), None, "UTC"), *times)
+
+
 def test_links_are_cut_to_the_range_and_touch_without_overlap() -> None:
-    feeds = Feeds((Link(1, "A", 0, 10), Link(2, "B", 10, 20), Link(1, "A", 30)))
+    feeds = Feeds((linked("A", 0, 10), linked("B", 10, 20), linked("A", 30)))
     inside, source = feeds_within(feeds, 5, 15)
-    assert inside == [Link(1, "A", 5, 10), Link(2, "B", 10, 15)]
+    assert inside == [linked("A", 5, 10), linked("B", 10, 15)]
     assert source is AcSource.LINK
     assert feeds_within(feeds, 20, 30) == ([], AcSource.NONE)
-    assert feeds_within(feeds, 40, 50)[0] == [Link(1, "A", 40, 50)]
+    assert feeds_within(feeds, 40, 50)[0] == [linked("A", 40, 50)]
 
 
 def test_a_twin_counts_only_where_no_link_names_the_vehicle() -> None:
-    twin = Link(7, "T", NEVER_US, FOREVER_US)
-    assert feeds_within(Feeds((), twin), 1, 2) == ([Link(7, "T", 1, 2)], AcSource.SAME_ID)
-    assert feeds_within(Feeds((Link(1, "A", 5, 6),), twin), 1, 2) == ([], AcSource.NONE)
+    twin = linked("T", NEVER_US, FOREVER_US)
+    assert feeds_within(Feeds((), twin), 1, 2) == ([linked("T", 1, 2)], AcSource.SAME_ID)
+    assert feeds_within(Feeds((linked("A", 5, 6),), twin), 1, 2) == ([], AcSource.NONE)
     assert feeds_within(Feeds(), 1, 2) == ([], AcSource.NONE)
 
 
