@@ -1,7 +1,9 @@
 """What a flush sends to PostgreSQL, packed before it is sent."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import psycopg
@@ -56,11 +58,11 @@ def send(connection: Connection, steps: Sequence[Step]) -> None:
 def commit(
     connection: Connection, steps: Sequence[Step], on_half: Callable[[], None] | None = None
 ) -> None:
-    """Send steps as one transaction, all at once where none is a COPY.
+    """Send steps as one transaction, as one statement where none is a COPY.
 
     Args:
         connection: In no transaction.
-        steps: At least one.
+        steps: The first must change a number of rows.
         on_half: Called when the first step is done.
 
     Raises:
@@ -73,20 +75,28 @@ def commit(
                 on_half()
             send(connection, steps[1:])
         return
+    statements = [step for step in steps if isinstance(step, Statement)]
+    params = {
+        f"s{i}_{name}": value
+        for i, statement in enumerate(statements)
+        for name, value in statement.params.items()
+    }
+    joined = _joined(tuple(statement.sql for statement in statements))
     try:
-        with connection.pipeline(), connection.transaction():
-            for step in steps:
-                assert isinstance(step, Statement)  # noqa: S101 - see above
-                sql, params = step.sql, dict(step.params)
-                if step.rows is not None:
-                    sql, params["expected"] = _GUARDED % sql, step.rows
-                connection.execute(sql, params)
+        connection.execute(joined, params | {"rows": statements[0].rows})
     except psycopg.errors.DivisionByZero as error:
         raise ChangedRowError from error
 
 
-# In a pipeline the number of changed rows shows only after the commit, so the statement itself
-# must fail.
-_GUARDED = (
-    b"WITH changed AS (%s RETURNING 1) SELECT 1 / (count(*) = %%(expected)s)::int FROM changed"
-)
+@cache
+def _joined(statements: tuple[bytes, ...]) -> bytes:
+    """Return statements as one, whose parameters have the place of their own in their names.
+
+    The first is run before the others, and fails with a division by zero where it changed
+    another number of rows than it must. A single statement is a transaction, and one round trip.
+    """
+    parts = [
+        b"s%d AS (%s RETURNING 1)" % (i, re.sub(rb"%\((\w+)\)s", rb"%%(s%d_\1)s" % i, sql))
+        for i, sql in enumerate(statements)
+    ]
+    return b"WITH %s SELECT 1 / ((SELECT count(*) FROM s0) = %%(rows)s)::int" % b", ".join(parts)
