@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import psycopg
 import pytest
 import zstandard
 from hypothesis import given, settings
@@ -408,6 +409,73 @@ def test_what_is_held_is_counted_and_low_efficiency_found(make_api: Callable[...
     assert refresh["bucketsRepaired"] == 0
     assert refresh["bucketsChecked"] in (6, 12)
     assert refresh["durationMs"] > 0
+
+
+def test_the_fleet_is_all_devices_together(make_api: Callable[..., Api]) -> None:
+    api = make_api()
+    assert api.get("/v1/analytics/fleet").json()["status"] == "no_data"
+    meters = [
+        {"meterId": f"m{i}", "kwhConsumedAc": 1, "timestamp": at(60 * minute)}
+        for i in range(3) for minute in (1, 20, 40)
+    ]  # fmt: skip
+    vehicles = [
+        {"vehicleId": f"v{i}", "kwhDeliveredDc": 0.9, "batteryTemp": 20 + i,
+         "timestamp": at(60 * minute)}
+        for i in range(2) for minute in (1, 20, 40)
+    ]  # fmt: skip
+    api.batch(meters + vehicles)
+    answer = api.get("/v1/analytics/fleet").json()
+    assert (answer["totalAc"], answer["totalDc"], answer["efficiency"]) == (9, 5.4, 0.6)
+    assert answer["avgBatteryTemp"] == 20.5
+    assert answer["readings"] == {"meter": 9, "vehicle": 6}
+    assert answer["status"] == "low_efficiency"
+    assert answer["window"]["end"] == at(60).replace("+00:00", ".000001Z")
+    # Edges inside quarter-hours: the reading at the start counts, the one at the end does not.
+    part = api.get("/v1/analytics/fleet", start=at(60 * 20), end=at(60)).json()
+    assert (part["totalAc"], part["totalDc"]) == (3, 1.8)
+    until = api.get("/v1/analytics/fleet", end=at(60 * 19)).json()
+    assert (until["totalAc"], until["totalDc"]) == (6, 3.6)
+    since = api.get("/v1/analytics/fleet", start=at(60 * 20)).json()
+    assert (since["totalAc"], since["totalDc"]) == (6, 3.6)
+    assert api.get("/v1/analytics/fleet", start=at(), end=at(60)).status_code == 400
+
+
+def test_alerts_count_linked_meters_as_performance_does(embedded: Server) -> None:
+    conninfo = embedded.make_database()
+    api = Api(conninfo, load({}, {}))
+    records: list[Json] = []
+    for minute in range(1, 100, 7):
+        records += [
+            {"meterId": f"m{i}", "kwhConsumedAc": 1 + i / 10, "timestamp": at(60 * minute)}
+            for i in range(5)
+        ]
+        records += [
+            {"vehicleId": f"v{i}", "kwhDeliveredDc": 0.3, "timestamp": at(60 * minute)}
+            for i in range(4)
+        ]
+    api.batch(records)
+    with psycopg.connect(conninfo) as connection:
+        for meter, vehicle, start, end in (
+            ("m0", "v0", "-infinity", "infinity"),
+            ("m1", "v0", "-infinity", "infinity"),  # a second meter
+            ("m2", "v1", at(60 * 50), "infinity"),  # cut inside a quarter-hour, most likely
+            ("m3", "v1", at(60 * 80), at(60 * 20)),
+            ("m4", "v2", "-infinity", at(60 * 60 * 48)),  # over before the window
+        ):
+            connection.execute(
+                """INSERT INTO links (meter_id, vehicle_id, start_at, end_at)
+                SELECT m.device_id, v.device_id, %s, %s FROM devices AS m, devices AS v
+                WHERE m.external_id = %s AND v.external_id = %s""",
+                (start, end, meter, vehicle),
+            )
+    found = api.get("/v1/analytics/alerts").json()
+    assert {alert["vehicleId"] for alert in found["alerts"]} == {"v0", "v1"}
+    for alert in found["alerts"]:
+        path = f"/v1/analytics/performance/{alert['vehicleId']}"
+        same = api.get(path, **found["window"]).json()
+        for key in ("totalAc", "totalDc", "efficiency", "meters", "acSource"):
+            assert alert[key] == same[key], key
+    api.close()
 
 
 def test_what_was_refused_is_kept_as_it_came(make_api: Callable[..., Api]) -> None:

@@ -15,7 +15,7 @@ from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
 from wattstream.domain.register import EnergyMode
 from wattstream.domain.units import BUCKET_US, MICRO, bucket_floor
 from wattstream.store.port import Store, Values, Verdict, Window
-from wattstream.store.postgres import PostgresStore
+from wattstream.store.postgres import PostgresStore, migrate
 from wattstream.store.postgres.connections import Worker
 
 NOW = 1_770_631_200 * MICRO  # 2026-02-09T10:00:00Z, a bucket start
@@ -297,3 +297,38 @@ def test_small_and_large_flushes_store_alike(run: Callable[[Test], None], size: 
         assert raw.values[0, 0] == (size - 1) % 101
 
     run(test)
+
+
+def test_a_database_from_before_the_day_sums_is_brought_up_to_them(embedded: Server) -> None:
+    """The schema is taken back by hand to what the first migration made, with data in it."""
+    conninfo = embedded.make_database()
+
+    async def fill() -> None:
+        async for store in opened(conninfo):
+            for day in range(2):
+                rows = [
+                    ("old", NOW + (96 * day + i) * BUCKET_US, 1000 + i, 230.5) for i in range(96)
+                ]
+                await store.write(meters(*rows), NOW)
+
+    asyncio.run(fill())
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        names = ["energy_ukwh", "suspect_ukwh", "readings"]
+        for stream, fields in (("meter", ["voltage"]), ("vehicle", ["soc", "battery_temp"])):
+            added = [*names, *(f + end for f in fields for end in ("_sum_micro", "_count"))]
+            drops = ", ".join(
+                f"DROP COLUMN {name}" for name in (*(f"day_{n}" for n in added), "version")
+            )
+            connection.execute(f"ALTER TABLE {stream}_live {drops}".encode())
+        connection.execute("DELETE FROM wattstream_migrations WHERE number > 1")
+    assert migrate(conninfo) == ["0002_live_versions"]
+
+    async def check() -> None:
+        async for store in opened(conninfo):
+            repair = await store.refresh(NOW, NOW + 3 * 96 * BUCKET_US)
+            assert (repair.buckets_checked, repair.buckets_repaired) == (192, 0)
+            async with store.snapshot() as snapshot:
+                total = await snapshot.stream_totals(Stream.METER, NOW + 97 * BUCKET_US)
+            assert (total.energy_ukwh, total.readings) == (sum(range(1001, 1096)), 95)
+
+    asyncio.run(check())

@@ -1,12 +1,11 @@
 """Several engine processes behind one port: started, given connections, watched, stopped.
 
 The parent holds the database and the port. It takes each connection and hands it to the next
-worker, through a socket pair. Measured with 16 connections opened at once over 4 workers:
-accepting from one inherited socket gave 10, 6, 0 and 0 of them to the workers, SO_REUSEPORT
-6, 5, 4 and 1, and handing over gives 4 to each, which stay for hours where clients keep their
-connections. Nothing waits at a worker that died or is not up yet. The port is free as soon as
-the parent is gone, and the socket pair's end tells the workers so. A connection costs the
-parent 0.1 ms of its core, a request nothing.
+worker, through a socket pair. The kernel's own ways, one inherited socket or SO_REUSEPORT, leave
+some workers without any of a few connections, for hours where clients keep theirs; a test holds
+that ours are spread evenly. Nothing waits at a worker that died or is not up yet. The port is
+free as soon as the parent is gone, and the socket pair's end tells the workers so. A connection
+costs the parent a little, a request nothing.
 """
 
 import asyncio

@@ -63,8 +63,15 @@ class Bench:
         """Measure some parts.
 
         Raises:
-            OperatorError: A server does not start, or an answer was wrong.
+            OperatorError: This machine lacks what a part needs, a server does not start, or an
+                answer was wrong.
         """
+        if "single" in parts and not is_installed():
+            raise OperatorError(
+                "The part `single` needs wrk: apt-get install wrk, or choose --only"
+            )
+        if "memory" in parts and not Path("/proc/self/smaps_rollup").exists():
+            raise OperatorError("The part `memory` needs Linux; choose others with --only")
         folder = Path(tempfile.mkdtemp(prefix="wattstream-bench-"))
         folder.chmod(0o711)
         server = EmbeddedPostgres(folder)
@@ -142,7 +149,6 @@ class Bench:
         self._load("million", engine, self._requests(shape, 2), 16, case)
 
     def _singles(self, engine: Engine, folder: Path) -> None:
-        _need_wrk()
         for connections in (64, 256, 1024):
             with empty_server() as empty_port:
                 empty = run_wrk(empty_port, connections, self._seconds, "x", folder)
@@ -218,11 +224,6 @@ def _moved(template: list[Request], start_s: int) -> list[Request]:
         old, new = (rfc3339((first + i // a_minute * 60) * MICRO) for first in (0, start_s))
         moved.append(replace(request, data=request.data.replace(old.encode(), new.encode())))
     return moved
-
-
-def _need_wrk() -> None:
-    if not is_installed():
-        raise OperatorError("The part `single` needs wrk: apt-get install wrk, or --only batch")
 
 
 def _make_log_files(conninfo: str, files: int) -> None:

@@ -51,10 +51,14 @@ def bench(
             if not console.is_terminal:
                 console.print(f"{row.case}: {row.rate:,.0f}/s", highlight=False)
 
-        Bench(quick=quick, on_row=note).run(tuple(only or PARTS))
-    console.print(_table(rows))
-    if json_file is not None:
-        json_file.write_text(json.dumps([row.as_json() for row in rows], indent=1) + "\n")
+        try:
+            Bench(quick=quick, on_row=note).run(tuple(only or PARTS))
+        finally:  # what was measured before a failure or Ctrl-C is kept
+            if rows:
+                console.print(_table(rows))
+                if json_file is not None:
+                    measured = [row.as_json() for row in rows]
+                    json_file.write_text(json.dumps(measured, indent=1) + "\n")
 
 
 def _table(rows: list[Row]) -> Table:

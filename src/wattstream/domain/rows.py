@@ -1,6 +1,6 @@
 """Structured arrays moved as whole rows.
 
-NumPy copies a structured row field by field, some thirty times slower than its bytes.
+NumPy copies a structured row field by field, far slower than its bytes.
 `take` and `compress` of an array are fast already; these are the rest.
 """
 

@@ -31,13 +31,14 @@ EndQuery = Annotated[
 
 
 def open_range(start: str | None, end: str | None, now_us: int) -> tuple[int | None, int | None]:
-    """Return a range whose missing ends are left to the answer; raises as `time_range`."""
-    if start is not None and end is not None:
+    """Return a range whose missing end, and then start, are left to the answer.
+
+    Raises:
+        MalformedError: As for `time_range`.
+    """
+    if end is not None:
         return time_range(start, end, now_us)
-    return (
-        None if start is None else _time("start", start),
-        None if end is None else _time("end", end),
-    )
+    return None if start is None else _time("start", start), None
 
 
 def time_range(start: str | None, end: str | None, now_us: int) -> tuple[int, int]:

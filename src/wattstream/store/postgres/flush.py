@@ -37,7 +37,7 @@ from wattstream.store.postgres.steps import (
     send,
 )
 
-# Below this many rows one INSERT in a pipeline beats a COPY, which needs round trips of its own.
+# Below this many rows an INSERT, sent with the rest, beats a COPY and its round trips.
 _COPY_FROM_ROWS = 400
 # Where several engines write the same devices, one flush in so many tries its live rows in memory.
 _LONGEST_PAUSE = 64

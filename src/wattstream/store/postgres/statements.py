@@ -15,6 +15,7 @@ from wattstream.domain.readings import KINDS, Stream
 from wattstream.domain.register import RULE_COLUMNS
 from wattstream.domain.rollup import (
     CARRY,
+    DAY_BUCKETS,
     bucket_columns,
     day_columns,
     state_columns,
@@ -45,7 +46,8 @@ def load(file: str, stream: Stream | None = None) -> dict[str, bytes]:
     found = dict(zip(parts[1::2], map(_comments_removed, parts[2::2]), strict=True))
     if stream is not None:
         names = _placeholders(stream)
-        found = {name: body.format_map(names) for name, body in found.items()}
+        for name, body in found.items():  # a statement may stand in one after it, by its name
+            found[name] = names[name] = body.strip().format_map(names)
     return {name: body.strip().encode() for name, body in found.items()}
 
 
@@ -94,6 +96,7 @@ def _placeholders(stream: Stream) -> dict[str, str]:
             f"day_{name} = l.day_{name} + u.day_{name} - coalesce(x.{name}, 0)" for name in added
         ),
         "day_values": ", ".join(f"day_{name} = d.{name}" for name in added),
+        "day_length": f"interval '{DAY_BUCKETS * 15} minutes'",
         "day_columns": ", ".join(f"day_{name}" for name in added),
         "day_names": ", ".join(f"l.day_{name}" for name in added),
         "day_sums": ", ".join(f"d.{name}" for name in added),
@@ -102,10 +105,10 @@ def _placeholders(stream: Stream) -> dict[str, str]:
             for name in added
         ),
         "signed_sums": ", ".join(f"sum(sign * r.{name})::int8 AS {name}" for name in added),
-        "reach_sums": ", ".join(
+        "since_sums": ", ".join(
             f"(l.{name} + l.day_{name} + coalesce(x.{name}, 0))::int8 AS {name}" for name in added
         ),
-        "reach_totals": ", ".join(f"coalesce(sum({name}), 0)::int8" for name in added),
+        "since_totals": ", ".join(f"coalesce(sum({name}), 0)::int8" for name in added),
         "sum_names": ", ".join(sum_columns(stream)),
         "measured_sums": "".join(f", coalesce(sum({name}), 0)::int8" for name in sums),
     }

@@ -9,7 +9,7 @@ FROM {stream}_live WHERE device_id = %(device_id)s
 WITH d AS (
     SELECT coalesce(bool_and(
         bucket_at = %(end_at)s::timestamptz
-        AND bucket_at - interval '23:45' = %(start_at)s::timestamptz
+        AND bucket_at - {day_length} = %(start_at)s::timestamptz
     ), false) AS is_day
     FROM {stream}_live WHERE device_id = %(device_id)s
 )
@@ -64,45 +64,31 @@ CROSS JOIN LATERAL (
     ) AS raw
 ) AS right_raw
 
--- name: fleet_totals
--- The live row sums the day up to and with its open bucket. Closed buckets between that day's
--- start and the wanted one are read and taken off, or added; for a fleet that reports, none.
-SELECT array_agg(device_id), array_agg(energy_ukwh), array_agg(suspect_ukwh), array_agg(readings)
+-- name: since
+-- What each device sums since a start. The live row sums the day up to and with its open bucket;
+-- closed buckets between that day's start and the wanted one are read and taken off, or added. For
+-- a fleet that reports, there are none.
+SELECT l.device_id, {since_sums}
 FROM (
-    SELECT l.device_id, {reach_sums}
-    FROM (
-        SELECT *, bucket_at - interval '23:45' AS day_at FROM {stream}_live
-        WHERE bucket_at >= %(start_at)s::timestamptz
-    ) AS l,
-    LATERAL (
-        SELECT {signed_sums}
-        FROM {stream}_rollup AS r,
-            (SELECT CASE WHEN l.day_at < %(start_at)s::timestamptz THEN -1 ELSE 1 END) AS s(sign)
-        WHERE l.day_at <> %(start_at)s::timestamptz AND r.device_id = l.device_id
-            AND r.bucket_at >= least(l.day_at, %(start_at)s::timestamptz)
-            AND r.bucket_at < greatest(l.day_at, %(start_at)s::timestamptz)
-    ) AS x
-    ORDER BY l.device_id
-) AS devices
+    SELECT *, bucket_at - {day_length} AS day_at FROM {stream}_live
+    WHERE bucket_at >= %(start_at)s::timestamptz
+) AS l,
+LATERAL (
+    SELECT {signed_sums}
+    FROM {stream}_rollup AS r,
+        (SELECT CASE WHEN l.day_at < %(start_at)s::timestamptz THEN -1 ELSE 1 END) AS s(sign)
+    WHERE l.day_at <> %(start_at)s::timestamptz AND r.device_id = l.device_id
+        AND r.bucket_at >= least(l.day_at, %(start_at)s::timestamptz)
+        AND r.bucket_at < greatest(l.day_at, %(start_at)s::timestamptz)
+) AS x
+ORDER BY l.device_id
+
+-- name: fleet_totals
+SELECT array_agg(device_id), array_agg(energy_ukwh), array_agg(suspect_ukwh), array_agg(readings)
+FROM ({since}) AS devices
 
 -- name: stream_totals
--- The same, over all devices together.
-SELECT {reach_totals}
-FROM (
-    SELECT l.device_id, {reach_sums}
-    FROM (
-        SELECT *, bucket_at - interval '23:45' AS day_at FROM {stream}_live
-        WHERE bucket_at >= %(start_at)s::timestamptz
-    ) AS l,
-    LATERAL (
-        SELECT {signed_sums}
-        FROM {stream}_rollup AS r,
-            (SELECT CASE WHEN l.day_at < %(start_at)s::timestamptz THEN -1 ELSE 1 END) AS s(sign)
-        WHERE l.day_at <> %(start_at)s::timestamptz AND r.device_id = l.device_id
-            AND r.bucket_at >= least(l.day_at, %(start_at)s::timestamptz)
-            AND r.bucket_at < greatest(l.day_at, %(start_at)s::timestamptz)
-    ) AS x
-) AS devices
+SELECT {since_totals} FROM ({since}) AS devices
 
 -- name: stream_bucket
 -- The readings of all devices in a bucket, sorted.

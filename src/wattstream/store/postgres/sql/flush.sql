@@ -100,7 +100,7 @@ WITH mended AS (
         SELECT {bucket_sums}
         FROM {stream}_live AS o JOIN {stream}_rollup AS r ON r.device_id = o.device_id
         WHERE o.device_id = u.device_id AND o.bucket_at > '-infinity'
-            AND r.bucket_at >= o.bucket_at - interval '23:45' AND r.bucket_at < o.bucket_at
+            AND r.bucket_at >= o.bucket_at - {day_length} AND r.bucket_at < o.bucket_at
     ) AS d
     WHERE l.device_id = u.device_id AND ({day_names}) IS DISTINCT FROM ({day_sums})
     RETURNING l.device_id
