@@ -34,12 +34,19 @@ CONTRACT = {
     ("get", "/v1/devices"): {200, 400, 503},
     ("get", "/v1/devices/{type}/{id}"): {200, 404, 503},
     ("put", "/v1/devices/{type}/{id}"): {200, 201, 400, 404, 422, 503},
+    ("get", "/v1/history/{type}"): {200, 400, 404, 406, 503},
+    ("get", "/v1/history/{type}/{id}"): {200, 400, 404, 406, 503},
     ("get", "/v1/rejections"): {200, 400, 503},
     ("get", "/v1/health"): {200, 503},
     ("get", "/v1/health/live"): {200},
     ("get", "/metrics"): {200},
     ("get", "/"): {200},
 }
+HISTORIES = [
+    ("/v1/history/{type}/{id}", "/v1/history/meter/A?"),
+    ("/v1/history/{type}/{id}", "/v1/history/vehicle/A?"),
+    ("/v1/history/{type}", "/v1/history/meter?id=A&"),
+]
 METHODS = ["get", "post", "put", "delete", "patch"]
 CHECKS = [
     not_a_server_error,
@@ -70,6 +77,7 @@ def test_an_answer_of_every_kind_fits_its_schema(engine: Engine) -> None:
     packed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     one, batch = "/v1/ingest", "/v1/ingest/batch"
     status, device = "/v1/ingest/status/{type}/{id}", "/v1/devices/{type}/{id}"
+    history = "/v1/history/{type}/{id}"
     requests: list[tuple[str, str, str, dict[str, object], int]] = [
         ("POST", one, one, {"json": meter}, 201),
         ("POST", one, one, {"json": meter}, 200),
@@ -94,6 +102,13 @@ def test_an_answer_of_every_kind_fits_its_schema(engine: Engine) -> None:
         ("PUT", device, "/v1/devices/meter/A", {"json": {"ratedPowerKw": 11}}, 200),
         ("PUT", device, "/v1/devices/meter/B", {"json": {"fleet": "north"}}, 201),
         ("GET", device, "/v1/devices/meter/B", {}, 200),
+        *(
+            ("GET", f"{path}", f"{target}resolution={resolution}", {}, 200)
+            for path, target in HISTORIES
+            for resolution in ("raw", "15m", "1h", "1d")
+        ),
+        ("GET", history, "/v1/history/meter/A", {"headers": {"Accept": "text/csv"}}, 200),
+        ("GET", history, "/v1/history/meter/A", {"headers": {"Accept": "image/png"}}, 406),
         ("GET", "/v1/rejections", "/v1/rejections", {}, 200),
     ]  # fmt: skip
     schema = schemathesis.openapi.from_url(f"{engine.url}/openapi.json")

@@ -16,6 +16,7 @@ from wattstream.query.queries import Queries
 from wattstream.stats import Stats
 from wattstream.web import answers, models
 from wattstream.web.errors import add_error_handlers
+from wattstream.web.history import add_history
 from wattstream.web.parameters import (
     EndQuery,
     StartQuery,
@@ -68,6 +69,7 @@ def create_api(context: Context) -> FastAPI:
     _add_answers(app, context)
     _add_registry(app, context)
     _add_operations(app, context)
+    add_history(app, context.queries)
     add_error_handlers(app)
     _document(app, context.ingest_paths)
     return app
