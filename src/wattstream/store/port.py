@@ -9,9 +9,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wattstream.domain.devices import Device, DeviceChange
+from wattstream.domain.devices import Device, DeviceChange, PendingRules
+from wattstream.domain.falls import Fall
 from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
-from wattstream.domain.links import Feeds
+from wattstream.domain.links import Feeds, KeptLink
 from wattstream.domain.readings import Readings, Rejection, Stream
 from wattstream.domain.rollup import Runs
 from wattstream.domain.units import Bool, Float64, Int64
@@ -205,11 +206,22 @@ class Snapshot(Protocol):
     async def devices(self, stream: Stream, after: str, limit: int) -> list[Device]:
         """Return up to `limit` devices with ids above `after`, by id in code point order."""
 
+    async def pending_rules(self, devices: Sequence[Device]) -> dict[int, PendingRules]:
+        """Return, by key, the rules that some of the devices get once they are recomputed."""
+
     async def latest(self, device: Device) -> Latest:
         """Return the newest reading of a device."""
 
+    async def falls(self, device: Device, after_us: int, limit: int) -> list[Fall]:
+        """Return up to `limit` falls of a device's register after a time, oldest first."""
+
     async def vehicle(self, external_id: str, *, same_id: bool) -> tuple[Device | None, Feeds]:
         """Return a vehicle, or None, with its links and, where `same_id`, its twin meter."""
+
+    async def links(
+        self, after: int, limit: int, *, meter: str | None = None, vehicle: str | None = None
+    ) -> list[KeptLink]:
+        """Return up to `limit` links with ids above `after`, of a meter, a vehicle or all."""
 
     async def fleet_feeds(self, *, same_id: bool) -> FleetFeeds:
         """Return the links of all vehicles, with twins where `same_id`."""
@@ -270,8 +282,36 @@ class Store(Protocol):
     ) -> tuple[Device, bool]:
         """Change or make a device and recompute its totals where a rule changed.
 
+        A device with a long history keeps its rules until `recompute` has done so.
+
         Returns:
-            The device, and whether it was made.
+            The device as it is now, and whether it was made.
+        """
+
+    async def recompute(self) -> None:
+        """Recompute devices whose rules changed, whoever changed them, until cancelled."""
+
+    async def add_link(self, meter: str, vehicle: str, start_us: int, end_us: int) -> KeptLink:
+        """Link a meter to a vehicle over [start_us, end_us); devices that are new are made.
+
+        Raises:
+            OverlapError: The meter feeds a vehicle at some of that time.
+        """
+
+    async def end_link(self, link_id: int, end_us: int) -> KeptLink:
+        """Set the end of a link.
+
+        Raises:
+            NotFoundError: There is no such link.
+            ReadingError: The end is not after the start.
+            OverlapError: The meter feeds a vehicle at some of the added time.
+        """
+
+    async def delete_link(self, link_id: int) -> None:
+        """Remove a link, as if it had never been.
+
+        Raises:
+            NotFoundError: There is no such link.
         """
 
     async def refresh(self, start_us: int, end_us: int) -> Repair:

@@ -5,37 +5,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Query, Response
+from fastapi import FastAPI, Query, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 import wattstream
 from wattstream.domain.errors import QueueFullError, ReadingError
 from wattstream.domain.readings import Stream, is_valid_id
+from wattstream.domain.units import NEVER_US, rfc3339
 from wattstream.query.queries import Queries
 from wattstream.stats import Stats
 from wattstream.web import answers, models
+from wattstream.web.documents import AWAY, BAD, RULE, UNKNOWN, DeviceId, DeviceType, Limit
 from wattstream.web.errors import add_error_handlers
 from wattstream.web.history import add_history
+from wattstream.web.links import add_links
 from wattstream.web.parameters import (
+    AfterQuery,
     EndQuery,
     StartQuery,
     fraction,
     open_range,
+    time_of_query,
     time_range,
 )
-
-Responses = dict[int | str, dict[str, Any]]
-
-_ERROR: dict[str, Any] = {"model": models.ErrorAnswer}
-_BAD: Responses = {400: {**_ERROR, "description": "A parameter is wrong"}}
-_UNKNOWN: Responses = {404: {**_ERROR, "description": "Unknown"}}
-_AWAY: Responses = {503: {**_ERROR, "description": "The database is away, or the queue is full"}}
-_RULE: Responses = {422: {**_ERROR, "description": "A setting breaks a rule"}}
-
-DeviceType = Annotated[Stream, Path(description="meter or vehicle")]
-DeviceId = Annotated[str, Path(description="The id that the device reports", min_length=1)]
-Limit = Annotated[int, Query(ge=1, le=1000, description="Most items of a page")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +61,7 @@ def create_api(context: Context) -> FastAPI:
     )
     _add_answers(app, context)
     _add_registry(app, context)
+    add_links(app, context.queries)
     _add_operations(app, context)
     add_history(app, context.queries)
     add_error_handlers(app)
@@ -82,7 +76,7 @@ def _add_answers(app: FastAPI, context: Context) -> None:
         "/v1/ingest/status/{type}/{id:path}",
         tags=["answers"],
         summary="Live state of a device",
-        responses={**_UNKNOWN, **_AWAY},
+        responses={**UNKNOWN, **AWAY},
     )
     async def status(type: DeviceType, id: DeviceId) -> models.MeterStatus | models.VehicleStatus:
         return answers.status(await queries.live_state(type, id), queries.clock_us())
@@ -91,7 +85,7 @@ def _add_answers(app: FastAPI, context: Context) -> None:
         "/v1/analytics/performance/{vehicleId:path}",
         tags=["answers"],
         summary="Energy and efficiency of a vehicle",
-        responses={**_BAD, **_UNKNOWN, **_AWAY},
+        responses={**BAD, **UNKNOWN, **AWAY},
     )
     async def vehicle_performance(
         vehicleId: DeviceId, start: StartQuery = None, end: EndQuery = None
@@ -107,12 +101,12 @@ def _add_answers(app: FastAPI, context: Context) -> None:
             "Without a range: from the first whole quarter-hour after now − 24 h up to the "
             "newest reading. No quarter-hour is cut there, so the answer is cheap."
         ),
-        responses={**_BAD, **_AWAY},
+        responses={**BAD, **AWAY},
     )
     async def fleet(start: StartQuery = None, end: EndQuery = None) -> models.FleetAnswer:
         return answers.fleet(await queries.fleet(*open_range(start, end, queries.clock_us())))
 
-    @app.get("/v1/analytics/stats", tags=["answers"], summary="What is held", responses={**_AWAY})
+    @app.get("/v1/analytics/stats", tags=["answers"], summary="What is held", responses={**AWAY})
     async def stats() -> models.StatsAnswer:
         return answers.stats(await queries.stats())
 
@@ -120,7 +114,7 @@ def _add_answers(app: FastAPI, context: Context) -> None:
         "/v1/analytics/alerts",
         tags=["answers"],
         summary="Vehicles whose efficiency is below a threshold",
-        responses={**_BAD, **_AWAY},
+        responses={**BAD, **AWAY},
     )
     async def alerts(
         threshold: Annotated[
@@ -135,7 +129,7 @@ def _add_answers(app: FastAPI, context: Context) -> None:
         "/v1/analytics/refresh",
         tags=["operations"],
         summary="Recompute rollups from history and repair any that differ",
-        responses={**_BAD, **_AWAY},
+        responses={**BAD, **AWAY},
     )
     async def refresh(start: StartQuery = None, end: EndQuery = None) -> models.RefreshAnswer:
         start_us, end_us = time_range(start, end, queries.clock_us())
@@ -151,7 +145,7 @@ def _add_answers(app: FastAPI, context: Context) -> None:
 def _add_registry(app: FastAPI, context: Context) -> None:
     queries = context.queries
 
-    @app.get("/v1/devices", tags=["registry"], summary="List devices", responses={**_BAD, **_AWAY})
+    @app.get("/v1/devices", tags=["registry"], summary="List devices", responses={**BAD, **AWAY})
     async def devices(
         type: Annotated[Stream, Query(description="meter or vehicle")],
         after: Annotated[str, Query(description="`next` of the page before")] = "",
@@ -159,16 +153,20 @@ def _add_registry(app: FastAPI, context: Context) -> None:
     ) -> models.DevicesAnswer:
         found = await queries.devices(type, after.replace("\0", ""), limit)
         more = found[-1].external_id if len(found) == limit else None
-        return models.DevicesAnswer(devices=[answers.device(d) for d in found], next=more)
+        pending = await queries.pending_rules(found)
+        listed = [answers.device(device, pending.get(device.key)) for device in found]
+        return models.DevicesAnswer(devices=listed, next=more)
 
     @app.get(
         "/v1/devices/{type}/{id:path}",
         tags=["registry"],
         summary="Settings of a device",
-        responses={**_UNKNOWN, **_AWAY},
+        responses={**UNKNOWN, **AWAY},
     )
     async def device(type: DeviceType, id: DeviceId) -> models.DeviceAnswer:
-        return answers.device(await queries.device(type, id))
+        found = await queries.device(type, id)
+        pending = await queries.pending_rules([found])
+        return answers.device(found, pending.get(found.key))
 
     @app.put(
         "/v1/devices/{type}/{id:path}",
@@ -176,10 +174,14 @@ def _add_registry(app: FastAPI, context: Context) -> None:
         summary="Change or make a device; a changed rule recomputes its totals",
         responses={
             201: {"model": models.DeviceAnswer, "description": "Made"},
-            **_BAD,
-            **_UNKNOWN,
-            **_RULE,
-            **_AWAY,
+            202: {
+                "model": models.DeviceAnswer,
+                "description": "Its history is long: it is recomputed first, see `recomputing`",
+            },
+            **BAD,
+            **UNKNOWN,
+            **RULE,
+            **AWAY,
         },
     )
     async def change_device(
@@ -192,14 +194,29 @@ def _add_registry(app: FastAPI, context: Context) -> None:
                 field="id",
             )
         changed, is_new = await queries.change_device(type, id, answers.device_change(settings))
-        response.status_code = 201 if is_new else 200
-        return answers.device(changed)
+        waits = (await queries.pending_rules([changed])).get(changed.key)
+        response.status_code = 201 if is_new else 200 if waits is None else 202
+        return answers.device(changed, waits)
+
+    @app.get(
+        "/v1/events/{type}/{id:path}",
+        tags=["registry"],
+        summary="Falls of a device's register: rollover, dip, reset; oldest first",
+        responses={**BAD, **UNKNOWN, **AWAY},
+    )
+    async def events(
+        type: DeviceType, id: DeviceId, after: AfterQuery = None, limit: Limit = 100
+    ) -> models.EventsAnswer:
+        after_us = NEVER_US if after is None else time_of_query("after", after)
+        found = await queries.falls(type, id, after_us, limit)
+        more = rfc3339(found[-1].at_us) if len(found) == limit else None
+        return models.EventsAnswer(events=[answers.event(fall) for fall in found], next=more)
 
     @app.get(
         "/v1/rejections",
         tags=["operations"],
         summary="What was refused, as it came, oldest first",
-        responses={**_BAD, **_AWAY},
+        responses={**BAD, **AWAY},
     )
     async def rejections(
         after: Annotated[
@@ -216,7 +233,7 @@ def _add_registry(app: FastAPI, context: Context) -> None:
 
 def _add_operations(app: FastAPI, context: Context) -> None:
     @app.get(
-        "/v1/health", tags=["operations"], summary="Ready to take readings", responses={**_AWAY}
+        "/v1/health", tags=["operations"], summary="Ready to take readings", responses={**AWAY}
     )
     async def health() -> models.Ready:
         await context.queries.ping()

@@ -166,17 +166,34 @@ class RefreshAnswer(Model):
     duration_ms: float
 
 
-class DeviceAnswer(Model):
-    """A device and its settings."""
+class RulesAnswer(Model):
+    """What decides how a device's readings count."""
 
-    type: Literal["meter", "vehicle"]
-    id: str
     energy_mode: Literal["interval", "register"]
     register_modulus_kwh: float | None
     rated_power_kw: float | None
     heartbeat_seconds: int
+
+
+class PendingRulesAnswer(RulesAnswer):
+    """Rules that hold once the device's history is recomputed; progress is a share of it."""
+
+    progress: float
+
+
+class DeviceName(Model):
+    """What names a device."""
+
+    type: Literal["meter", "vehicle"]
+    id: str
+
+
+class DeviceAnswer(RulesAnswer, DeviceName):
+    """A device and its settings; until it is recomputed it counts by its old rules."""
+
     time_zone: str
     fleet: str | None
+    recomputing: PendingRulesAnswer | None
 
 
 class DevicesAnswer(Model):
@@ -201,6 +218,23 @@ class DeviceSettings(Model):
     heartbeat_seconds: Annotated[int, Field(ge=1, le=86_400)] = 60
     time_zone: Annotated[str, Field(min_length=1, max_length=64)] = "UTC"
     fleet: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")] | None = None
+
+
+class EventAnswer(Model):
+    """A reading of a register below the one before it, and what that was."""
+
+    at: Time
+    kind: Literal["rollover", "dip", "reset"]
+    kwh: float
+    before_at: Time
+    before_kwh: float
+
+
+class EventsAnswer(Model):
+    """A page of events, oldest first; `next` goes into `after`."""
+
+    events: list[EventAnswer]
+    next: Time | None
 
 
 class RejectionAnswer(Model):

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from wattstream.domain.devices import Device
+from wattstream.domain.devices import Device, PendingRules
+from wattstream.domain.falls import Fall, FallKind
 from wattstream.domain.holdings import DayCount, KeptRejection, StreamStats
-from wattstream.domain.links import Feeds, Link
+from wattstream.domain.links import Feeds, KeptLink, Link
 from wattstream.domain.readings import KINDS, Rejection, Stream
 from wattstream.domain.register import RULE_COLUMNS, EnergyMode, Rules
 from wattstream.domain.rollup import CARRY, Runs, live_dtype
@@ -61,12 +62,35 @@ class PostgresSnapshot:
         rows = await self._all("registry", "devices", stream, after=after, limit=limit)
         return [to_device(stream, row) for row in rows]
 
+    async def pending_rules(self, devices: Sequence[Device]) -> dict[int, PendingRules]:
+        """Return, by key, the rules that some of the devices get once they are recomputed."""
+        keys = arrays.PgArray(np.array([device.key for device in devices], np.int32))
+        return {
+            key: PendingRules(to_rules(row), progress)
+            for key, *row, progress in await self._all("rules", "pending_of", None, device_id=keys)
+        }
+
     async def latest(self, device: Device) -> Latest:
         """Return the newest reading of a device."""
         row = await self._one("answers", "latest", device.stream, device_id=device.key)
         at_us, received_at_us, energy, delta, *fields = row
         values = Values(energy, tuple(np.nan if value is None else value for value in fields))
         return Latest(at_us, received_at_us, values, delta)
+
+    async def falls(self, device: Device, after_us: int, limit: int) -> list[Fall]:
+        """Return up to `limit` falls of a device's register after a time, oldest first."""
+        rows = await self._all(
+            "falls",
+            "list",
+            None,
+            device_id=device.key,
+            after=arrays.time_param(after_us),
+            limit=limit,
+        )
+        return [
+            Fall(at_us, ukwh, before_us, before_ukwh, FallKind(kind))
+            for at_us, ukwh, before_us, before_ukwh, kind in rows
+        ]
 
     async def vehicle(self, external_id: str, *, same_id: bool) -> tuple[Device | None, Feeds]:
         """Return a vehicle, or None, with its links and, where `same_id`, its twin meter."""
@@ -82,6 +106,15 @@ class PostgresSnapshot:
         if links and links[0][0]:
             return vehicle, Feeds((), links[0][1])
         return vehicle, Feeds(tuple(link for _, link in links))
+
+    async def links(
+        self, after: int, limit: int, *, meter: str | None = None, vehicle: str | None = None
+    ) -> list[KeptLink]:
+        """Return up to `limit` links with ids above `after`, of a meter, a vehicle or all."""
+        rows = await self._all(
+            "links", "list", None, after=after, limit=limit, meter=meter, vehicle=vehicle
+        )
+        return [KeptLink(*row) for row in rows]
 
     async def fleet_feeds(self, *, same_id: bool) -> FleetFeeds:
         """Return the links of all vehicles, with twins where `same_id`."""
@@ -211,6 +244,11 @@ def _totals_and_edges(window: Window, row: Any) -> tuple[Totals, list[RawBucket]
 
 def to_device(stream: Stream, row: Any) -> Device:
     """Return a device from a row of the registry."""
-    key, external_id, fleet, time_zone, mode, modulus, rated, heartbeat = row
-    rules = Rules(EnergyMode(mode), modulus or None, rated or None, heartbeat)
-    return Device(key, stream, external_id, rules, fleet, time_zone)
+    key, external_id, fleet, time_zone, *rules = row
+    return Device(key, stream, external_id, to_rules(rules), fleet, time_zone)
+
+
+def to_rules(row: Any) -> Rules:
+    """Return rules from their columns; 0 stands for no modulus and no rating."""
+    mode, modulus, rated, heartbeat = row
+    return Rules(EnergyMode(mode), modulus or None, rated or None, heartbeat)

@@ -75,6 +75,7 @@ class FlushWriter:
     def __init__(self, stream: Stream) -> None:
         self._kind: Kind = KINDS[stream]
         self._sql = statements.load("flush", stream)
+        self._put_falls = statements.load("falls")["put"]
         self._live = LiveCache(stream)
         self._trust = _Trust()
         self.keys = DeviceKeys(stream)
@@ -95,13 +96,14 @@ class FlushWriter:
         if live is None or not (batch.is_new(live) & batch.is_first).all():
             return flush
         before = copied(live)
-        closed = advance(live, batch.all_runs(live), received_at_us)
+        closed, falls = advance(live, batch.all_runs(live), received_at_us)
         # The update comes first: it is the lock.
         flush.steps = [
             live_update(self._kind.stream, before, live),
             self._history(batch),
             self._day_counts(batch.at_us),
-            *self._buckets(closed),
+            *_put(self._sql["put_buckets"], closed),
+            *_put(self._put_falls, falls),
         ]
         self._live.put(live)
         return flush
@@ -169,7 +171,9 @@ class FlushWriter:
             assign(live, devices, runs.device)
         if len(new):
             devices, runs = batch.runs(new, live)
-            send(connection, self._buckets(advance(runs.device, runs, received_at_us)))
+            closed, falls = advance(runs.device, runs, received_at_us)
+            puts = [*_put(self._sql["put_buckets"], closed), *_put(self._put_falls, falls)]
+            send(connection, puts)
             assign(live, devices, runs.device)
         if len(late) or len(new):
             is_touched = np.zeros(len(live), np.bool_)
@@ -243,12 +247,6 @@ class FlushWriter:
             },
         )
 
-    def _buckets(self, closed: Rows) -> list[Step]:
-        """Return the steps that write closed buckets."""
-        if len(closed) == 0:
-            return []
-        return [Statement(self._sql["put_buckets"], arrays.params(closed, names_of(closed)))]
-
     def _day_counts(self, at_us: Int64) -> Step:
         """Return the step that counts stored readings, at least one, by day."""
         at_us = np.sort(at_us)
@@ -262,6 +260,11 @@ class FlushWriter:
                 "last_at": arrays.PgArray(at_us[stops - 1], times=True),
             },
         )
+
+
+def _put(statement: bytes, rows: Rows) -> list[Step]:
+    """Return the step that writes rows, if there are any."""
+    return [Statement(statement, arrays.params(rows, names_of(rows)))] if len(rows) else []
 
 
 @dataclass(slots=True)

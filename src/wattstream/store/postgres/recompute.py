@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from wattstream.domain.falls import FALL_DTYPE
 from wattstream.domain.holdings import Repair
 from wattstream.domain.readings import KINDS, Kind, Stream
-from wattstream.domain.register import RULE_COLUMNS, needs_predecessors
+from wattstream.domain.register import RULE_COLUMNS, EnergyMode, needs_predecessors
 from wattstream.domain.rollup import (
     CARRY,
     Runs,
@@ -16,6 +17,7 @@ from wattstream.domain.rollup import (
     day_columns,
     day_start,
     empty_live,
+    fallen,
     live_dtype,
     open_buckets,
     rollup_dtype,
@@ -115,10 +117,14 @@ def _recompute_touched(connection: Connection, late: Runs) -> None:
     runs = Runs(kind, run, at_us, ukwh, values, live[seg[starts][restarts]], carry)
     summary = summarize(runs)
 
+    is_newest = np.diff(seg, append=len(live)) != 0
+    if (live["energy_mode"] == EnergyMode.REGISTER).any():
+        _put_falls_of_runs(connection, runs, summary, is_newest)
+
     is_open = summary.buckets["bucket_at"] == live["bucket_at"][seg[starts]]
     for name, _ in bucket_columns(kind.stream):
         live[name] = summary.buckets[name][is_open]
-    set_newest(live, runs, summary, np.flatnonzero(np.diff(seg, append=len(live)) != 0))
+    set_newest(live, runs, summary, np.flatnonzero(is_newest))
     is_same = is_known & ~_differs(known[index], summary.buckets)
     for buckets, rows, sign in ((known[index], is_known, -1), (summary.buckets, True, 1)):
         chosen = ~is_open & ~is_same & rows
@@ -280,11 +286,14 @@ def rebuild(
     rebuilt = empty_rollup(stream, 0)
     if len(device):
         present, run = np.unique(np.searchsorted(live["device_id"], device), return_inverse=True)
-        carry = _carry_before(connection, stream, live[present], limits)
+        carry = carry_before(connection, stream, live[present], limits)
         runs = Runs(KINDS[stream], run, at_us, ukwh, values, live[present], carry)
         summary = summarize(runs)
+        is_newest = np.diff(run, append=-1) != 0
+        is_newest &= at_us >= live["last_at"][present][run]
+        _put_falls_of_runs(connection, runs, summary, is_newest)
         rebuilt = _reopen(live, present, runs, summary)
-    repaired = _replace_closed(connection, stream, closed, rebuilt)
+    repaired = replace_closed(connection, stream, closed, rebuilt)
     changed = _differs(live, before)
     if changed.any():
         rows = live.compress(changed)
@@ -326,7 +335,7 @@ def _reopen(live: Rows, present: Int64, runs: Runs, summary: Summary) -> Rows:
     return closed
 
 
-def _carry_before(
+def carry_before(
     connection: Connection, stream: Stream, live: Rows, limits: dict[str, Any]
 ) -> Rows:
     """Return, per device, the two readings before the range as a carry."""
@@ -349,7 +358,7 @@ def _carry_before(
     return carry
 
 
-def _replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows) -> int:
+def replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows) -> int:
     """Make the rollup say `new` where it said `old`; return how many buckets differed."""
     statement = statements.load("flush", stream)
     wrong = new[~np.isin(opaque(new), opaque(old))]
@@ -361,11 +370,49 @@ def _replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows
     return len(wrong) + len(gone)
 
 
-def _names(buckets: Rows) -> Rows:
-    """Return the device and start of buckets."""
-    names: Rows = np.zeros(len(buckets), [("device_id", np.int32), ("bucket_at", np.int64)])
+def _put_falls_of_runs(
+    connection: Connection, runs: Runs, summary: Summary, is_newest: Bool
+) -> None:
+    """Make the register events of runs what their readings tell."""
+    steps, device = summary.steps, runs.device["device_id"][runs.run]
+    first = np.flatnonzero(np.diff(runs.run, prepend=-1) != 0)
+    last = np.flatnonzero(np.diff(runs.run, append=-1) != 0)
+    # A reading tells of its predecessor; the newest of itself as well.
+    is_first = steps.at1_us[first] == NEVER_US
+    replace_falls(
+        connection,
+        device[first],
+        np.where(is_first, steps.at_us[first], steps.at1_us[first]),
+        np.where(is_newest[last], steps.at_us[last], steps.at1_us[last]),
+        fallen(runs, steps, is_newest),
+    )
+
+
+def replace_falls(
+    connection: Connection, device: Int64, first_us: Int64, last_us: Int64, new: Rows
+) -> None:
+    """Make the register events of some devices, each in [first, last], be `new`, FALL_DTYPE."""
+    sql = statements.load("falls")
+    ranges = {
+        "device_id": arrays.PgArray(device.astype(np.int32)),
+        "first_at": arrays.PgArray(first_us, times=True),
+        "last_at": arrays.PgArray(last_us, times=True),
+    }
+    record = connection.execute(sql["held"], ranges, binary=True).fetchone()
+    old = arrays.to_rows(record or (), FALL_DTYPE.names or (), FALL_DTYPE)
+    wrong = new[~np.isin(opaque(new), opaque(old))]
+    gone = np.setdiff1d(_names(old, "fell_at"), _names(new, "fell_at"))
+    if len(wrong):
+        connection.execute(sql["put"], arrays.params(wrong, names_of(wrong)))
+    if len(gone):
+        connection.execute(sql["delete"], arrays.params(gone, names_of(gone)))
+
+
+def _names(rows: Rows, time: str = "bucket_at") -> Rows:
+    """Return the device and time that name each row."""
+    names: Rows = np.zeros(len(rows), [("device_id", np.int32), (time, np.int64)])
     for name in names_of(names):
-        names[name] = buckets[name]
+        names[name] = rows[name]
     return names
 
 

@@ -73,9 +73,3 @@ SELECT array_agg(device_id ORDER BY device_id) FROM {stream}_live
 
 -- name: held_range
 SELECT min(first_at), max(last_at) FROM history_days WHERE stream = '{stream}'
-
--- name: set_rules
-UPDATE {stream}_live
-SET energy_mode = %(energy_mode)s, modulus_ukwh = %(modulus_ukwh)s, rated_w = %(rated_w)s,
-    heartbeat_s = %(heartbeat_s)s, version = %(version)s
-WHERE device_id = %(device_id)s
