@@ -310,6 +310,11 @@ class MemoryStore:
             ),
         )
 
+    async def span(self, device: Device, start_us: int, end_us: int) -> tuple[int, int] | None:
+        history = self.readings[device.stream, device.external_id]
+        inside = [at for at in history if start_us <= at < end_us]
+        return (min(inside), max(inside)) if inside else None
+
     async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
         rows = []
         for (of, _), device in self.registry.items():
