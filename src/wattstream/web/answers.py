@@ -1,9 +1,11 @@
 """From the values of the query floor to the JSON of the API."""
 
+from typing import Literal
 from zoneinfo import available_timezones
 
 from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.errors import ReadingError
+from wattstream.domain.falls import Fall, FallKind
 from wattstream.domain.holdings import KeptRejection, StreamStats
 from wattstream.domain.readings import Stream
 from wattstream.domain.register import EnergyMode
@@ -12,6 +14,12 @@ from wattstream.query.fleet import Alerts, FleetPerformance
 from wattstream.query.latest import LiveState
 from wattstream.query.performance import Performance
 from wattstream.web import models
+
+_FALLS: dict[FallKind, Literal["rollover", "dip", "reset"]] = {
+    FallKind.ROLLOVER: "rollover",
+    FallKind.DIP: "dip",
+    FallKind.RESET: "reset",
+}
 
 
 def status(state: LiveState, now_us: int) -> models.MeterStatus | models.VehicleStatus:
@@ -167,6 +175,17 @@ def device_change(settings: models.DeviceSettings) -> DeviceChange:
         time_zone=zone,
         fleet=settings.fleet,
         clear=frozenset(clear),
+    )
+
+
+def event(fall: Fall) -> models.EventAnswer:
+    """Return a fall of a register as JSON."""
+    return models.EventAnswer(
+        at=rfc3339(fall.at_us),
+        kind=_FALLS[fall.kind],
+        kwh=kwh(fall.ukwh),
+        before_at=rfc3339(fall.before_us),
+        before_kwh=kwh(fall.before_ukwh),
     )
 
 

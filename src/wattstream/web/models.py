@@ -203,6 +203,23 @@ class DeviceSettings(Model):
     fleet: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")] | None = None
 
 
+class EventAnswer(Model):
+    """A reading of a register below the one before it, and what that was."""
+
+    at: Time
+    kind: Literal["rollover", "dip", "reset"]
+    kwh: float
+    before_at: Time
+    before_kwh: float
+
+
+class EventsAnswer(Model):
+    """A page of events, oldest first; `next` goes into `after`."""
+
+    events: list[EventAnswer]
+    next: Time | None
+
+
 class RejectionAnswer(Model):
     """A record that was refused, as it came."""
 
