@@ -39,12 +39,19 @@ CONTRACT = {
     ("post", "/v1/links"): {201, 400, 409, 422, 503},
     ("patch", "/v1/links/{linkId}"): {200, 400, 404, 409, 422, 503},
     ("delete", "/v1/links/{linkId}"): {204, 404, 503},
+    ("get", "/v1/history/{type}"): {200, 400, 404, 406, 503},
+    ("get", "/v1/history/{type}/{id}"): {200, 400, 404, 406, 503},
     ("get", "/v1/rejections"): {200, 400, 503},
     ("get", "/v1/health"): {200, 503},
     ("get", "/v1/health/live"): {200},
     ("get", "/metrics"): {200},
     ("get", "/"): {200},
 }
+HISTORIES = [
+    ("/v1/history/{type}/{id}", "/v1/history/meter/A?"),
+    ("/v1/history/{type}/{id}", "/v1/history/vehicle/A?"),
+    ("/v1/history/{type}", "/v1/history/meter?id=A&"),
+]
 METHODS = ["get", "post", "put", "delete", "patch"]
 CHECKS = [
     not_a_server_error,
@@ -77,6 +84,7 @@ def test_an_answer_of_every_kind_fits_its_schema(engine: Engine) -> None:
     status, device = "/v1/ingest/status/{type}/{id}", "/v1/devices/{type}/{id}"
     one_link = "/v1/links/{linkId}"
     link = {"meterId": "A", "vehicleId": "A", "start": now, "end": None}
+    history = "/v1/history/{type}/{id}"
     requests: list[tuple[str, str, str, dict[str, object], int]] = [
         ("POST", one, one, {"json": meter}, 201),
         ("POST", one, one, {"json": meter}, 200),
@@ -115,6 +123,13 @@ def test_an_answer_of_every_kind_fits_its_schema(engine: Engine) -> None:
         ("PATCH", one_link, "/v1/links/9", {"json": {"end": None}}, 404),
         ("DELETE", one_link, "/v1/links/1", {}, 204),
         ("DELETE", one_link, "/v1/links/1", {}, 404),
+        *(
+            ("GET", f"{path}", f"{target}resolution={resolution}", {}, 200)
+            for path, target in HISTORIES
+            for resolution in ("raw", "15m", "1h", "1d")
+        ),
+        ("GET", history, "/v1/history/meter/A", {"headers": {"Accept": "text/csv"}}, 200),
+        ("GET", history, "/v1/history/meter/A", {"headers": {"Accept": "image/png"}}, 406),
         ("GET", "/v1/rejections", "/v1/rejections", {}, 200),
     ]  # fmt: skip
     schema = schemathesis.openapi.from_url(f"{engine.url}/openapi.json")

@@ -18,6 +18,7 @@ from wattstream.stats import Stats
 from wattstream.web import answers, models
 from wattstream.web.documents import AWAY, BAD, RULE, UNKNOWN, DeviceId, DeviceType, Limit
 from wattstream.web.errors import add_error_handlers
+from wattstream.web.history import add_history
 from wattstream.web.links import add_links
 from wattstream.web.parameters import (
     AfterQuery,
@@ -62,6 +63,7 @@ def create_api(context: Context) -> FastAPI:
     _add_registry(app, context)
     add_links(app, context.queries)
     _add_operations(app, context)
+    add_history(app, context.queries)
     add_error_handlers(app)
     _document(app, context.ingest_paths)
     return app
