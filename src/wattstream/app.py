@@ -149,9 +149,11 @@ async def running(
             await store.prepare(clock_us())
         writing = asyncio.create_task(application.ingest.run())
         preparing = asyncio.create_task(_prepare_daily(store)) if prepares else None
+        recomputing = asyncio.create_task(store.recompute())
         try:
             yield application
         finally:
+            recomputing.cancel()
             if preparing is not None:
                 preparing.cancel()
             application.ingest.stop()
