@@ -11,10 +11,11 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import psycopg
 import pyarrow as pa
 import pytest
 
-from conftest import Engine, Server
+from conftest import Server
 from test_http import Api
 from wattstream.domain.errors import NotAcceptableError
 from wattstream.settings import load
@@ -343,29 +344,87 @@ def test_a_device_never_seen_is_unknown_in_every_form(api: Api, accept: str) -> 
     assert history(api, "tram/known", accept).status_code == 404
 
 
-def test_a_client_that_goes_away_leaves_nothing_behind(engine: Engine) -> None:
-    """More clients than the pool has connections leave in the middle of a long stream."""
-    times = [(DAY + timedelta(seconds=second)).isoformat() for second in range(0, 86_400, 2)]
-    for first in range(0, len(times), 14_400):
-        records = [
-            {"meterId": "GONE", "kwhConsumedAc": 1, "timestamp": time}
-            for time in times[first : first + 14_400]
+def long_stream(api: Api) -> dict[str, Any]:
+    """Store readings of several blocks; return the scope of a request that streams them."""
+    times = [DAY + timedelta(seconds=second) for second in range(0, 86_400, 3)]
+    records = [
+        {"meterId": "LONG", "kwhConsumedAc": 1, "timestamp": time.isoformat()} for time in times
+    ]
+    assert api.batch(records)["stored"] == len(records) == 28_800
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "scheme": "http",
+        "method": "GET",
+        "path": "/v1/history/meter/LONG",
+        "query_string": f"start={at(0)}&end={at(1440)}".encode(),
+        "headers": [(b"accept", CSV.encode())],
+    }
+
+
+class Client:
+    """A client that takes two blocks, and then no more until it may go on."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.is_stuck, self.may_go_on, self.left = (asyncio.Event() for _ in range(3))
+
+    async def receive(self) -> dict[str, str]:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.messages.append(message)
+        if len(self.messages) == 3:
+            self.is_stuck.set()
+            await self.may_go_on.wait()
+
+
+def started(api: Api, clients: list[Client]) -> Any:
+    app: Any = api._client._transport.app  # type: ignore[attr-defined]
+    scope = long_stream(api)
+
+    async def main() -> list[asyncio.Task[None]]:
+        streams = [
+            asyncio.create_task(app(scope, client.receive, client.send)) for client in clients
         ]
-        assert httpx.post(f"{engine.url}/v1/ingest/batch", json=records, timeout=60).is_success
-    url = f"{engine.url}/v1/history/meter/GONE"
-    params = {"start": at(0), "end": at(1440)}
+        for client in clients:
+            await client.is_stuck.wait()
+        return streams
 
-    async def leave(client: httpx.AsyncClient) -> None:
-        headers = {"Accept": CSV}
-        async with client.stream("GET", url, params=params, headers=headers) as answer:
-            assert answer.status_code == 200
-            async for _ in answer.aiter_bytes():
-                return
+    return api.run(main())
 
-    async def main() -> None:
-        async with httpx.AsyncClient(timeout=60) as client:
-            await asyncio.gather(*(leave(client) for _ in range(40)))
 
-    asyncio.run(main())
-    whole = httpx.get(url, params=params, headers={"Accept": CSV}, timeout=60)
-    assert whole.text.count("\r\n") == len(times) + 1
+async def ended(streams: list[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*streams)
+
+
+def test_a_slow_client_holds_nothing_and_one_that_leaves_ends_its_stream(api: Api) -> None:
+    clients = [Client() for _ in range(40)]  # more than the pool has connections
+    streams = started(api, clients)
+    assert history(api, "meter/LONG").status_code == 200
+    for client in clients:
+        client.left.set()
+    api.run(ended(streams))
+    assert {len(client.messages) for client in clients} == {3}
+
+
+def test_a_stream_without_its_database_does_not_look_whole(embedded: Server) -> None:
+    conninfo = embedded.make_database()
+    name = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
+    elsewhere = psycopg.conninfo.make_conninfo(conninfo, dbname="postgres")
+    api = Api(conninfo, load({}, {}))
+    client = Client()
+    streams = started(api, [client])
+    with psycopg.connect(elsewhere, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+        )
+        client.may_go_on.set()
+        api.run(ended(streams))
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+    assert all(message.get("more_body", True) for message in client.messages)
+    assert sum(message.get("body", b"").count(b"\r\n") for message in client.messages) == 20_001
+    api.close()

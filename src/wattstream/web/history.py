@@ -5,18 +5,28 @@ import base64
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from fastapi import Depends, FastAPI, Header, Path, Query, Response
+import structlog
+from fastapi import Depends, FastAPI, Header, Query, Response
 from fastapi.responses import StreamingResponse
+from starlette.types import Send
 
-from wattstream.domain.errors import MalformedError
-from wattstream.domain.readings import Stream
+from wattstream.domain.errors import MalformedError, WattstreamError
 from wattstream.domain.units import rfc3339
 from wattstream.query.history import Block, Place, Resolution, Wanted
 from wattstream.query.queries import Queries
-from wattstream.web.models import ErrorAnswer, Model
+from wattstream.web.documents import (
+    AWAY,
+    BAD,
+    FORM,
+    UNKNOWN,
+    DeviceId,
+    DeviceType,
+    Responses,
+)
+from wattstream.web.models import Model
 from wattstream.web.negotiation import preferred
 from wattstream.web.parameters import EndQuery, StartQuery, time_range
 from wattstream.web.series import DeviceHistoryAnswer, HistoryAnswer, columns_of
@@ -28,8 +38,8 @@ _DEFAULT_PAGE_ROWS = 1000
 _MAX_DEVICES = 1000
 _VARY = {"Vary": "Accept"}
 
-_Type = Annotated[Stream, Path(description="meter or vehicle")]
-_Id = Annotated[str, Path(description="The id that the device reports", min_length=1)]
+_log = structlog.get_logger()
+
 _Ids = Annotated[
     list[str],
     Query(description="Ids of devices; repeat the key", min_length=1, max_length=_MAX_DEVICES),
@@ -68,13 +78,24 @@ class _Cursor(msgspec.Struct, array_like=True):
 class _Asked:
     """What a request says, besides of which devices."""
 
-    type: _Type
+    type: DeviceType
     start: StartQuery = None
     end: EndQuery = None
     resolution: _Resolution = Resolution.RAW
     limit: _Limit = None
     cursor: _CursorQuery = None
     accept: _Accept = None
+
+
+class _Stream(StreamingResponse):
+    """A stream that breaks off where the engine cannot go on, so that it does not look whole."""
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the blocks; without a last one, the server closes the connection."""
+        try:
+            await super().stream_response(send)
+        except WattstreamError as error:
+            _log.warning("A stream of history broke off; its client sees it", why=error.message)
 
 
 def add_history(app: FastAPI, queries: Queries) -> None:
@@ -86,7 +107,7 @@ def add_history(app: FastAPI, queries: Queries) -> None:
         summary="Readings or buckets of a device, oldest first",
         responses=_responses(DeviceHistoryAnswer),
     )
-    async def of_device(id: _Id, asked: Annotated[_Asked, Depends()]) -> Response:
+    async def of_device(id: DeviceId, asked: Annotated[_Asked, Depends()]) -> Response:
         return await _answer(queries, asked, [id], is_list=False)
 
     @app.get(
@@ -99,21 +120,13 @@ def add_history(app: FastAPI, queries: Queries) -> None:
         return await _answer(queries, asked, list(dict.fromkeys(id)), is_list=True)
 
 
-def _responses(answer: type[Model]) -> dict[int | str, dict[str, Any]]:
-    errors = {
-        400: "A parameter is wrong",
-        404: "Unknown",
-        406: "The client takes no form of the answer",
-        503: "The database is away",
-    }
+def _responses(answer: type[Model]) -> Responses:
     content = {
         CSV: {"schema": {"type": "string"}},
         ARROW: {"schema": {"type": "string", "format": "binary"}},
     }
-    return {
-        200: {"model": answer, "content": content, "description": "History, oldest first"},
-        **{status: {"model": ErrorAnswer, "description": what} for status, what in errors.items()},
-    }
+    found = {"model": answer, "content": content, "description": "History, oldest first"}
+    return {200: found, **BAD, **UNKNOWN, **FORM, **AWAY}
 
 
 async def _answer(
@@ -128,7 +141,7 @@ async def _answer(
     blocks = queries.history_stream(wanted, asked.limit)
     # What can be wrong with the request shows before the answer begins.
     body = _encoded(await anext(blocks), blocks, encoder, is_list=is_list)
-    return StreamingResponse(body, media_type=form, headers=_VARY)
+    return _Stream(body, media_type=form, headers=_VARY)
 
 
 def _range(now_us: int, asked: _Asked, ids: Sequence[str]) -> tuple[int, int, Place | None]:

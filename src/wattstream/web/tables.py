@@ -11,7 +11,7 @@ import numpy as np
 from nanoarrow.ipc import StreamWriter  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from wattstream.domain.units import rfc3339
+from wattstream.domain.units import rfc3339_column
 
 CSV = "text/csv"
 ARROW = "application/vnd.apache.arrow.stream"
@@ -142,7 +142,7 @@ def _values(column: Column) -> list[Any]:
         case Text():
             return [column.value] * column.n
         case Times():
-            return [rfc3339(at_us) for at_us in column.at_us.tolist()]
+            return rfc3339_column(column.at_us)
         case Numbers():
             values: list[Any] = column.values.tolist()
             for row in np.flatnonzero(np.isnan(column.values)).tolist():
