@@ -339,6 +339,11 @@ class MemoryStore:
             ),
         )
 
+    async def span(self, device: Device, start_us: int, end_us: int) -> tuple[int, int] | None:
+        history = self.readings[device.stream, device.external_id]
+        inside = [at for at in history if start_us <= at < end_us]
+        return (min(inside), max(inside)) if inside else None
+
     async def quarters(self, device: Device, start_us: int, end_us: int, limit: int) -> Quarters:
         history = self.readings[device.stream, device.external_id]
         starts = sorted({at - at % BUCKET_US for at in history})

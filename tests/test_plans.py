@@ -89,6 +89,7 @@ EDGES = {
 CASES: list[tuple[str, str, dict[str, object]]] = [
     ("answers", "latest", {"device_id": 1}),
     ("answers", "window", {"device_id": 1, **RANGE, **EDGES}),
+    ("answers", "span", {"device_id": 1, **RANGE}),
     ("answers", "stream_totals", RANGE),
     ("answers", "stream_bucket", RANGE),
     ("answers", "stream_carry", RANGE),

@@ -9,6 +9,7 @@ from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
 from wattstream.domain.links import KeptLink
 from wattstream.domain.readings import Stream
 from wattstream.query import history, latest
+from wattstream.query.clock import VehicleClocks, vehicle_clocks
 from wattstream.query.fleet import Alerts, FleetPerformance, fleet_performance, low_efficiency
 from wattstream.query.performance import Performance, performance
 from wattstream.store.port import Store
@@ -44,6 +45,10 @@ class Queries:
             same_id=self.same_id,
             threshold=self.threshold,
         )
+
+    async def clocks(self, vehicle_id: str, start_us: int, end_us: int) -> VehicleClocks:
+        """Return the clock offsets of a vehicle's meters over [start_us, end_us)."""
+        return await vehicle_clocks(self.store, vehicle_id, start_us, end_us, same_id=self.same_id)
 
     async def fleet(self, start_us: int | None, end_us: int | None) -> FleetPerformance:
         """Return energy and efficiency of all devices together; None: the default window."""

@@ -232,6 +232,9 @@ class Snapshot(Protocol):
     async def windows(self, wanted: Sequence[Window]) -> list[tuple[Totals, list[RawBucket]]]:
         """Return, for each window, the sums of its whole buckets and the readings of its edges."""
 
+    async def span(self, device: Device, start_us: int, end_us: int) -> tuple[int, int] | None:
+        """Return the times of the first and last reading in [start_us, end_us), or None."""
+
     async def raw_readings(
         self, device: Device, start_us: int, end_us: int, limit: int
     ) -> RawBucket:

@@ -16,6 +16,7 @@ from wattstream.domain.units import NEVER_US, rfc3339
 from wattstream.query.queries import Queries
 from wattstream.stats import Stats
 from wattstream.web import answers, models
+from wattstream.web.clock import add_clock
 from wattstream.web.documents import AWAY, BAD, RULE, UNKNOWN, DeviceId, DeviceType, Limit
 from wattstream.web.errors import add_error_handlers
 from wattstream.web.history import add_history
@@ -62,6 +63,7 @@ def create_api(context: Context) -> FastAPI:
     _add_answers(app, context)
     _add_registry(app, context)
     add_links(app, context.queries)
+    add_clock(app, context.queries)
     _add_operations(app, context)
     add_history(app, context.queries)
     add_error_handlers(app)

@@ -142,6 +142,14 @@ class PostgresSnapshot:
             for window, cursor in zip(wanted, asked, strict=True)
         ]
 
+    async def span(self, device: Device, start_us: int, end_us: int) -> tuple[int, int] | None:
+        """Return the times of the first and last reading in [start_us, end_us), or None."""
+        params = {"start_at": arrays.time_param(start_us), "end_at": arrays.time_param(end_us)}
+        first_us, last_us = await self._one(
+            "answers", "span", device.stream, device_id=device.key, **params
+        )
+        return None if first_us is None else (first_us, last_us)
+
     async def raw_readings(
         self, device: Device, start_us: int, end_us: int, limit: int
     ) -> RawBucket:
