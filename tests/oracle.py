@@ -4,6 +4,7 @@ It obeys the same behaviour suite as PostgreSQL and shares no rule with it: what
 says is written here a second time, one reading at a time.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,7 +17,14 @@ import numpy as np
 from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.errors import NotFoundError, ReadingError
 from wattstream.domain.falls import Fall, FallKind
-from wattstream.domain.holdings import DayCount, KeptRejection, Repair, StreamStats
+from wattstream.domain.holdings import (
+    DayCount,
+    KeptRejection,
+    RejectionCount,
+    Repair,
+    StreamStats,
+    WantedRejections,
+)
 from wattstream.domain.links import Feeds, KeptLink, Link, OverlapError
 from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
 from wattstream.domain.register import RULE_COLUMNS, Rules, rule_rows
@@ -82,6 +90,14 @@ def contribution(
     return (energy, 0) if plausible(energy, since) else (0, energy)
 
 
+def size_bytes(rejection: Rejection) -> int:
+    """Return what a kept rejection counts against the bound: its texts, and 128 bytes."""
+    conflict = rejection.conflict
+    texts = [rejection.message, rejection.device or ""]
+    texts += [json.dumps(conflict._asdict())] if conflict else []
+    return 128 + len(rejection.record) + sum(len(text.encode()) for text in texts)
+
+
 class MemoryStore:
     """A Store and a Snapshot in one."""
 
@@ -91,6 +107,8 @@ class MemoryStore:
         self.linked: dict[int, KeptLink] = {}
         self.links_made = 0
         self.kept: list[KeptRejection] = []
+        self.refused = 0
+        self.refusals: dict[tuple[str, str], tuple[int, int]] = {}
 
     def _device(self, stream: Stream, name: str) -> Device:
         key = (stream, name)
@@ -128,7 +146,22 @@ class MemoryStore:
     async def keep(self, rejections: Sequence[Rejection], rejected_at_us: int) -> None:
         for rejection in rejections:
             stored = replace(rejection, index=0, record=rejection.record[:8192])
-            self.kept.append(KeptRejection(len(self.kept) + 1, rejected_at_us, stored))
+            self.refused += 1
+            self.kept.append(KeptRejection(self.refused, rejected_at_us, stored))
+            key = (rejection.stream or "", rejection.code)
+            count, last_at = self.refusals.get(key, (0, NEVER_US))
+            self.refusals[key] = (count + 1, max(last_at, rejected_at_us))
+
+    async def prune(self, oldest_us: int, max_bytes: int) -> int:
+        """Drop the oldest one by one."""
+        before = len(self.kept)
+        self.kept.sort(key=lambda kept: kept.rejected_at_us)
+        while self.kept and (
+            self.kept[0].rejected_at_us < oldest_us
+            or sum(size_bytes(kept.rejection) for kept in self.kept) > max_bytes
+        ):
+            del self.kept[0]
+        return before - len(self.kept)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator["MemoryStore"]:
@@ -377,8 +410,28 @@ class MemoryStore:
             min(times, default=NEVER_US),
             max(times, default=NEVER_US),
             [DayCount(day, count) for day, count in sorted(days.items())],
-            sum(1 for kept in self.kept if kept.rejection.stream == stream),
+            sum(count for (of, _), (count, _) in self.refusals.items() if of == stream),
         )
 
-    async def rejections(self, after: int, limit: int) -> list[KeptRejection]:
-        return [kept for kept in self.kept if kept.rejection_id > after][:limit]
+    async def rejections(
+        self, wanted: WantedRejections, after: int | None, limit: int
+    ) -> list[KeptRejection]:
+        found = [
+            kept
+            for kept in sorted(self.kept, key=lambda kept: kept.rejection_id)
+            if wanted.start_us <= kept.rejected_at_us < wanted.end_us
+            and wanted.code in (None, kept.rejection.code)
+            and wanted.stream in (None, kept.rejection.stream)
+            and wanted.device in (None, kept.rejection.device)
+        ]
+        if wanted.newest_first:
+            found = [kept for kept in found if after is None or kept.rejection_id < after][::-1]
+        else:
+            found = [kept for kept in found if after is None or kept.rejection_id > after]
+        return found[:limit]
+
+    async def rejection_counts(self) -> list[RejectionCount]:
+        return [
+            RejectionCount(Stream(stream) if stream else None, code, count, last_at)
+            for (stream, code), (count, last_at) in sorted(self.refusals.items())
+        ]

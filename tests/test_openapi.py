@@ -40,6 +40,7 @@ CONTRACT = {
     ("patch", "/v1/links/{linkId}"): {200, 400, 404, 409, 422, 503},
     ("delete", "/v1/links/{linkId}"): {204, 404, 503},
     ("get", "/v1/rejections"): {200, 400, 503},
+    ("get", "/v1/rejections/counts"): {200, 503},
     ("get", "/v1/health"): {200, 503},
     ("get", "/v1/health/live"): {200},
     ("get", "/metrics"): {200},
@@ -116,6 +117,8 @@ def test_an_answer_of_every_kind_fits_its_schema(engine: Engine) -> None:
         ("DELETE", one_link, "/v1/links/1", {}, 204),
         ("DELETE", one_link, "/v1/links/1", {}, 404),
         ("GET", "/v1/rejections", "/v1/rejections", {}, 200),
+        ("GET", "/v1/rejections", "/v1/rejections", {"headers": {"Accept": "text/csv"}}, 200),
+        ("GET", "/v1/rejections/counts", "/v1/rejections/counts", {}, 200),
     ]  # fmt: skip
     schema = schemathesis.openapi.from_url(f"{engine.url}/openapi.json")
     for method, path, target, options, expected in requests:

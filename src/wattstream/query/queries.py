@@ -5,7 +5,13 @@ from dataclasses import dataclass
 
 from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.falls import Fall
-from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
+from wattstream.domain.holdings import (
+    KeptRejection,
+    RejectionCount,
+    Repair,
+    StreamStats,
+    WantedRejections,
+)
 from wattstream.domain.links import KeptLink
 from wattstream.domain.readings import Stream
 from wattstream.query import latest
@@ -105,10 +111,17 @@ class Queries:
         """Remove a link, or raise NotFoundError."""
         await self.store.delete_link(link_id)
 
-    async def rejections(self, after: int, limit: int) -> list[KeptRejection]:
-        """Return up to `limit` refused records with ids above `after`, oldest first."""
+    async def rejections(
+        self, wanted: WantedRejections, after: int | None, limit: int
+    ) -> list[KeptRejection]:
+        """Return up to `limit` refused records in the wanted order, those after an id or all."""
         async with self.store.snapshot() as snapshot:
-            return await snapshot.rejections(after, limit)
+            return await snapshot.rejections(wanted, after, limit)
+
+    async def rejection_counts(self) -> list[RejectionCount]:
+        """Return how many records were ever refused, by stream and code."""
+        async with self.store.snapshot() as snapshot:
+            return await snapshot.rejection_counts()
 
     async def refresh(self, start_us: int, end_us: int) -> Repair:
         """Recompute the rollups of [start_us, end_us) and repair what differs."""

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.falls import Fall
-from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
+from wattstream.domain.holdings import (
+    KeptRejection,
+    RejectionCount,
+    Repair,
+    StreamStats,
+    WantedRejections,
+)
 from wattstream.domain.links import Feeds, KeptLink
 from wattstream.domain.readings import Readings, Rejection, Stream
 from wattstream.domain.rollup import Runs
@@ -220,8 +226,13 @@ class Snapshot(Protocol):
     async def stats(self, stream: Stream) -> StreamStats:
         """Return what is held of a stream, without touching history."""
 
-    async def rejections(self, after: int, limit: int) -> list[KeptRejection]:
-        """Return up to `limit` rejections with ids above `after`, oldest first."""
+    async def rejections(
+        self, wanted: WantedRejections, after: int | None, limit: int
+    ) -> list[KeptRejection]:
+        """Return up to `limit` rejections in the wanted order, those after an id or all."""
+
+    async def rejection_counts(self) -> list[RejectionCount]:
+        """Return how many records were ever refused, by stream and code."""
 
 
 class Store(Protocol):
@@ -241,6 +252,13 @@ class Store(Protocol):
 
     async def keep(self, rejections: Sequence[Rejection], rejected_at_us: int) -> None:
         """Keep what was refused."""
+
+    async def prune(self, oldest_us: int, max_bytes: int) -> int:
+        """Drop kept rejections from before a time, and the oldest beyond a size.
+
+        Returns:
+            How many were dropped; counts by code stay.
+        """
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """Open a consistent view; held only as long as one answer takes."""

@@ -6,7 +6,7 @@ from zoneinfo import available_timezones
 from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.errors import ReadingError
 from wattstream.domain.falls import Fall, FallKind
-from wattstream.domain.holdings import KeptRejection, StreamStats
+from wattstream.domain.holdings import StreamStats
 from wattstream.domain.readings import Stream
 from wattstream.domain.register import EnergyMode
 from wattstream.domain.units import MICRO, NEVER_US, kwh, rfc3339
@@ -186,21 +186,6 @@ def event(fall: Fall) -> models.EventAnswer:
         kwh=kwh(fall.ukwh),
         before_at=rfc3339(fall.before_us),
         before_kwh=kwh(fall.before_ukwh),
-    )
-
-
-def rejection(kept: KeptRejection) -> models.RejectionAnswer:
-    """Return a rejection as JSON; bytes that are no UTF-8 are shown as U+FFFD."""
-    refused = kept.rejection
-    return models.RejectionAnswer(
-        rejection_id=kept.rejection_id,
-        rejected_at=rfc3339(kept.rejected_at_us),
-        type=refused.stream.value if refused.stream else None,
-        id=refused.device,
-        code=refused.code,
-        message=refused.message,
-        field=refused.field,
-        record=refused.record.decode(errors="replace"),
     )
 
 

@@ -28,6 +28,7 @@ from wattstream.web.parameters import (
     time_of_query,
     time_range,
 )
+from wattstream.web.rejections import add_rejections
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def create_api(context: Context) -> FastAPI:
     _add_answers(app, context)
     _add_registry(app, context)
     add_links(app, context.queries)
+    add_rejections(app, context.queries)
     _add_operations(app, context)
     add_error_handlers(app)
     _document(app, context.ingest_paths)
@@ -200,24 +202,6 @@ def _add_registry(app: FastAPI, context: Context) -> None:
         found = await queries.falls(type, id, after_us, limit)
         more = rfc3339(found[-1].at_us) if len(found) == limit else None
         return models.EventsAnswer(events=[answers.event(fall) for fall in found], next=more)
-
-    @app.get(
-        "/v1/rejections",
-        tags=["operations"],
-        summary="What was refused, as it came, oldest first",
-        responses={**BAD, **AWAY},
-    )
-    async def rejections(
-        after: Annotated[
-            int, Query(ge=0, le=2**63 - 1, description="`next` of the page before")
-        ] = 0,
-        limit: Limit = 100,
-    ) -> models.RejectionsAnswer:
-        found = await queries.rejections(after, limit)
-        more = found[-1].rejection_id if len(found) == limit else None
-        return models.RejectionsAnswer(
-            rejections=[answers.rejection(kept) for kept in found], next=more
-        )
 
 
 def _add_operations(app: FastAPI, context: Context) -> None:

@@ -220,26 +220,6 @@ class EventsAnswer(Model):
     next: Time | None
 
 
-class RejectionAnswer(Model):
-    """A record that was refused, as it came."""
-
-    rejection_id: int
-    rejected_at: Time
-    type: Literal["meter", "vehicle"] | None
-    id: str | None
-    code: str
-    message: str
-    field: str | None
-    record: str
-
-
-class RejectionsAnswer(Model):
-    """A page of rejections, oldest first; `next` goes into `after`."""
-
-    rejections: list[RejectionAnswer]
-    next: int | None
-
-
 class Ready(Model):
     """The engine takes readings and answers."""
 

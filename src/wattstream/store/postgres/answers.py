@@ -8,9 +8,15 @@ import psycopg
 
 from wattstream.domain.devices import Device
 from wattstream.domain.falls import Fall, FallKind
-from wattstream.domain.holdings import DayCount, KeptRejection, StreamStats
+from wattstream.domain.holdings import (
+    DayCount,
+    KeptRejection,
+    RejectionCount,
+    StreamStats,
+    WantedRejections,
+)
 from wattstream.domain.links import Feeds, KeptLink, Link
-from wattstream.domain.readings import KINDS, Rejection, Stream
+from wattstream.domain.readings import KINDS, Conflict, Rejection, Stream
 from wattstream.domain.register import RULE_COLUMNS, EnergyMode, Rules
 from wattstream.domain.rollup import CARRY, Runs, live_dtype
 from wattstream.domain.units import BUCKET_US, NEVER_US
@@ -175,20 +181,42 @@ class PostgresSnapshot:
             rejections,
         )
 
-    async def rejections(self, after: int, limit: int) -> list[KeptRejection]:
-        """Return up to `limit` rejections with ids above `after`, oldest first."""
+    async def rejections(
+        self, wanted: WantedRejections, after: int | None, limit: int
+    ) -> list[KeptRejection]:
+        """Return up to `limit` rejections in the wanted order, those after an id or all."""
+        await self._plan_anew()
+        rows = await self._all(
+            "rejections",
+            "list_newest" if wanted.newest_first else "list",
+            None,
+            after=after if after is not None else 2**63 - 1 if wanted.newest_first else 0,
+            limit=limit,
+            code=wanted.code,
+            of_stream=wanted.stream,
+            device=wanted.device,
+            start_at=arrays.time_param(wanted.start_us),
+            end_at=arrays.time_param(wanted.end_us),
+        )
+        return [_kept(row) for row in rows]
+
+    async def rejection_counts(self) -> list[RejectionCount]:
+        """Return how many records were ever refused, by stream and code."""
         return [
-            KeptRejection(
-                number,
-                at_us,
-                Rejection(
-                    0, code, message, field, record, Stream(stream) if stream else None, device
-                ),
-            )
-            for number, at_us, stream, device, code, message, field, record in await self._all(
-                "rejections", "list", None, after=after, limit=limit
+            RejectionCount(Stream(stream) if stream else None, code, rejections, last_at_us)
+            for stream, code, rejections, last_at_us in await self._all(
+                "rejections", "counts", None
             )
         ]
+
+
+def _kept(row: Any) -> KeptRejection:
+    number, at_us, stream, device, code, message, field, record, conflict = row
+    both = None if conflict is None else Conflict(conflict["kept"], conflict["got"])
+    known = Stream(stream) if stream else None
+    return KeptRejection(
+        number, at_us, Rejection(0, code, message, field, record, known, device, both)
+    )
 
 
 def _limits(window: Window) -> dict[str, Any]:
