@@ -29,7 +29,7 @@ from wattstream.domain.links import Feeds, KeptLink, Link, OverlapError
 from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
 from wattstream.domain.register import RULE_COLUMNS, Rules, rule_rows
 from wattstream.domain.rollup import Runs, empty_live
-from wattstream.domain.units import BUCKET_US, NEVER_US
+from wattstream.domain.units import BUCKET_US, NEVER_US, Int64
 from wattstream.store.port import (
     DeviceTotals,
     FleetFeeds,
@@ -88,6 +88,12 @@ def contribution(
                     base = older
             energy, since = value - base[1], base[0]
     return (energy, 0) if plausible(energy, since) else (0, energy)
+
+
+def _sums(total: Totals) -> list[int]:
+    """Return totals in the order of a stream's summed columns."""
+    measured = [n for pair in zip(total.sums_micro, total.counts, strict=True) for n in pair]
+    return [total.energy_ukwh, total.suspect_ukwh, total.readings, *measured]
 
 
 def size_bytes(rejection: Rejection) -> int:
@@ -362,27 +368,29 @@ class MemoryStore:
         rows = []
         for (of, _), device in self.registry.items():
             if of is stream:
-                total = self.brute_force(device, start_us, 2**62)
-                rows.append((device.key, total.energy_ukwh, total.suspect_ukwh, total.readings))
-        columns = np.array(sorted(rows), np.int64).reshape(-1, 4)
-        return DeviceTotals(*(columns[:, i] for i in range(4)))
+                rows.append((device.key, *_sums(self.brute_force(device, start_us, 2**62))))
+        columns = np.array(sorted(rows), np.int64).reshape(-1, 4 + 2 * len(KINDS[stream].fields)).T
+        return DeviceTotals(columns[0], columns[1:])
 
-    async def stream_totals(self, stream: Stream, start_us: int) -> Totals:
-        zeros = (0,) * len(KINDS[stream].fields)
-        total = Totals(0, 0, 0, zeros, zeros)
-        for (of, _), device in self.registry.items():
-            if of is stream:
-                total += self.brute_force(device, start_us, 2**62)
-        return total
+    def _by_key(self, key: int) -> Device:
+        return next(device for device in self.registry.values() if device.key == key)
 
-    async def stream_bucket(self, stream: Stream, bucket_us: int) -> Runs:
-        """Join the bucket of every device."""
-        found = [
-            (device, await self.raw_bucket(device, bucket_us))
-            for (of, _), device in self.registry.items()
-            if of is stream
+    async def energy_within(
+        self, stream: Stream, key: Int64, first_us: Int64, last_us: Int64
+    ) -> Int64:
+        ranges = zip(key.tolist(), first_us.tolist(), last_us.tolist(), strict=True)
+        found = [self.brute_force(self._by_key(k), a, z).energy_ukwh for k, a, z in ranges]
+        return np.array(found, np.int64)
+
+    async def buckets(self, stream: Stream, key: Int64, bucket_us: Int64) -> tuple[Runs, Int64]:
+        """Join some buckets."""
+        asked = [self._by_key(k) for k in key.tolist()]
+        read = [
+            (place, device, await self.raw_bucket(device, at))
+            for place, (device, at) in enumerate(zip(asked, bucket_us.tolist(), strict=True))
         ]
-        found = [(device, raw) for device, raw in found if len(raw.at_us)]
+        read = [row for row in read if len(row[2].at_us)]
+        places, found = [row[0] for row in read], [row[1:] for row in read]
         rows = empty_live(stream, len(found))
         for row, (device, raw) in zip(rows, found, strict=True):
             row["device_id"] = device.key
@@ -392,7 +400,7 @@ class MemoryStore:
                 raw.carry
             )
         width = len(KINDS[stream].fields)
-        return Runs(
+        runs = Runs(
             KINDS[stream],
             np.repeat(np.arange(len(found)), [len(raw.at_us) for _, raw in found]),
             np.concatenate([[], *(raw.at_us for _, raw in found)]).astype(np.int64),
@@ -401,6 +409,14 @@ class MemoryStore:
             rows,
             rows,
         )
+        return runs, np.array(places, np.int64)
+
+    async def labelled(self, stream: Stream) -> dict[str | None, Int64]:
+        found: dict[str | None, list[int]] = {}
+        for (of, _), device in self.registry.items():
+            if of is stream:
+                found.setdefault(device.fleet, []).append(device.key)
+        return {label: np.array(sorted(keys), np.int64) for label, keys in found.items()}
 
     async def stats(self, stream: Stream) -> StreamStats:
         times = [at for (of, _), history in self.readings.items() if of is stream for at in history]

@@ -89,13 +89,22 @@ EDGES = {
 CASES: list[tuple[str, str, dict[str, object]]] = [
     ("answers", "latest", {"device_id": 1}),
     ("answers", "window", {"device_id": 1, **RANGE, **EDGES}),
-    ("answers", "stream_totals", RANGE),
-    ("answers", "stream_bucket", RANGE),
-    ("answers", "stream_carry", RANGE),
+    (
+        "answers",
+        "energy_within",
+        {"device_id": keys(1, 2), "start_at": times(BUCKET, 0), "end_at": times(NOW, NOW)},
+    ),
+    (
+        "answers",
+        "bucket_readings",
+        {"device_id": keys(1, 2), "bucket_at": times(BUCKET, BUCKET), **BOUNDS},
+    ),
+    ("answers", "bucket_carry", {"device_id": keys(1, 2), "bucket_at": times(BUCKET, BUCKET)}),
     ("answers", "fleet_totals", RANGE),
     ("answers", "device_count", {}),
     ("answers", "days", {}),
     ("answers", "rejection_count", {}),
+    ("registry", "labelled", {}),
     ("registry", "device", {"external_id": "D1"}),
     ("registry", "devices", {"after": "", "limit": 10}),
     ("flush", "lock", {"device_id": keys(1, 2, 3)}),
@@ -131,7 +140,7 @@ def test_history_and_rollups_are_read_by_key_and_day(
     for node in large:
         assert node["Node Type"] in ("Index Scan", "Index Only Scan"), node
         assert "device_id" in node["Index Cond"], node
-    if name in ("window", "existing", "raw_buckets", "raw_range"):
+    if name in ("window", "existing", "raw_buckets", "raw_range", "bucket_readings"):
         assert partitions
 
 

@@ -15,7 +15,8 @@ from wattstream.domain.holdings import (
 from wattstream.domain.links import KeptLink
 from wattstream.domain.readings import Stream
 from wattstream.query import latest
-from wattstream.query.fleet import Alerts, FleetPerformance, fleet_performance, low_efficiency
+from wattstream.query.fleet import FleetPerformance, Fleets, fleet_performance, fleets
+from wattstream.query.low_efficiency import Alerts, low_efficiency
 from wattstream.query.performance import Performance, performance
 from wattstream.store.port import Store
 
@@ -51,10 +52,33 @@ class Queries:
             threshold=self.threshold,
         )
 
-    async def fleet(self, start_us: int | None, end_us: int | None) -> FleetPerformance:
-        """Return energy and efficiency of all devices together; None: the default window."""
+    async def fleet(
+        self, start_us: int | None, end_us: int | None, label: str | None
+    ) -> FleetPerformance:
+        """Return energy and efficiency of all devices together, or of a label's.
+
+        Raises:
+            NotFoundError: No device has that label.
+        """
         return await fleet_performance(
-            self.store, self.clock_us(), start_us, end_us, threshold=self.threshold
+            self.store,
+            self.clock_us(),
+            start_us,
+            end_us,
+            label=label,
+            same_id=self.same_id,
+            threshold=self.threshold,
+        )
+
+    async def fleets(self, start_us: int | None, end_us: int | None) -> Fleets:
+        """Return energy and efficiency by fleet label; None: the fleet's default window."""
+        return await fleets(
+            self.store,
+            self.clock_us(),
+            start_us,
+            end_us,
+            same_id=self.same_id,
+            threshold=self.threshold,
         )
 
     async def low_efficiency(self, threshold: float) -> Alerts:

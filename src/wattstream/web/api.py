@@ -18,13 +18,13 @@ from wattstream.stats import Stats
 from wattstream.web import answers, models
 from wattstream.web.documents import AWAY, BAD, RULE, UNKNOWN, DeviceId, DeviceType, Limit
 from wattstream.web.errors import add_error_handlers
+from wattstream.web.fleet import add_fleet
 from wattstream.web.links import add_links
 from wattstream.web.parameters import (
     AfterQuery,
     EndQuery,
     StartQuery,
     fraction,
-    open_range,
     time_of_query,
     time_range,
 )
@@ -61,6 +61,7 @@ def create_api(context: Context) -> FastAPI:
     )
     _add_answers(app, context)
     _add_registry(app, context)
+    add_fleet(app, context.queries)
     add_links(app, context.queries)
     add_rejections(app, context.queries)
     _add_operations(app, context)
@@ -92,19 +93,6 @@ def _add_answers(app: FastAPI, context: Context) -> None:
     ) -> models.PerformanceAnswer:
         start_us, end_us = time_range(start, end, queries.clock_us())
         return answers.performance(await queries.performance(vehicleId, start_us, end_us))
-
-    @app.get(
-        "/v1/analytics/fleet",
-        tags=["answers"],
-        summary="Energy and efficiency of all devices together",
-        description=(
-            "Without a range: from the first whole quarter-hour after now − 24 h up to the "
-            "newest reading. No quarter-hour is cut there, so the answer is cheap."
-        ),
-        responses={**BAD, **AWAY},
-    )
-    async def fleet(start: StartQuery = None, end: EndQuery = None) -> models.FleetAnswer:
-        return answers.fleet(await queries.fleet(*open_range(start, end, queries.clock_us())))
 
     @app.get("/v1/analytics/stats", tags=["answers"], summary="What is held", responses={**AWAY})
     async def stats() -> models.StatsAnswer:

@@ -100,19 +100,6 @@ class PerformanceAnswer(Model):
     reason: str | None
 
 
-class FleetAnswer(Model):
-    """Energy and efficiency of all devices together over a range."""
-
-    window: Window
-    total_ac: float | None
-    total_dc: float
-    efficiency: float | None
-    avg_battery_temp: float | None
-    suspect_kwh: SuspectKwh
-    readings: ReadingCounts
-    status: Status
-
-
 class DayAnswer(Model):
     """Readings held of one UTC day."""
 
