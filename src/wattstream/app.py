@@ -150,7 +150,9 @@ async def running(
         if prepares:
             await store.prepare(clock_us())
         writing = asyncio.create_task(application.ingest.run())
-        chores = (_prepare_daily(store), _prune_often(store, settings)) if prepares else ()
+        chores = [store.recompute()]
+        if prepares:
+            chores += [_prepare_daily(store), _prune_often(store, settings)]
         tending = [asyncio.create_task(chore) for chore in chores]
         try:
             yield application

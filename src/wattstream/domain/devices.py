@@ -40,3 +40,15 @@ class DeviceChange:
     time_zone: str | None = None
     fleet: str | None = None
     clear: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRules:
+    """Rules that a device gets once its history is recomputed.
+
+    Attributes:
+        progress: Share of its history that is done, 0 to 1.
+    """
+
+    rules: Rules
+    progress: float
