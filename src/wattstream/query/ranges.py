@@ -81,6 +81,8 @@ async def range_energy(
     left = start_us != first
     right = (end_us != last) & ~(left & (bucket_of(start_us) == last))
     cut = np.concatenate([np.flatnonzero(left), np.flatnonzero(right)])
+    if len(cut) == 0:
+        return energy_ukwh
     bucket_us = np.concatenate([bucket_of(start_us)[left], last[right]])
     runs, place = await snapshot.buckets(stream, key[cut], bucket_us)
     of = cut[place][runs.run]

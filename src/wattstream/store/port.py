@@ -226,7 +226,7 @@ class Snapshot(Protocol):
         """
 
     async def buckets(self, stream: Stream, key: Int64, bucket_us: Int64) -> tuple[Runs, Int64]:
-        """Return the readings of n buckets, each of one device.
+        """Return the readings of n buckets, at least one, each of one device.
 
         Returns:
             A run for each bucket that has readings, and which of the n buckets each run is.

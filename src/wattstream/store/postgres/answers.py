@@ -178,7 +178,7 @@ class PostgresSnapshot:
             "device_id": arrays.PgArray(key.astype(np.int32)),
             "bucket_at": arrays.PgArray(bucket_us, times=True),
         }
-        ends = (int(bucket_us.min(initial=2**62)), int(bucket_us.max(initial=0)) + BUCKET_US)
+        ends = (int(bucket_us.min()), int(bucket_us.max()) + BUCKET_US)
         first_at, last_at = map(arrays.time_param, ends)
         devices = await self._one("answers", "bucket_carry", stream, **wanted)
         raw = await self._one(
