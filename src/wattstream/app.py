@@ -17,6 +17,7 @@ import structlog
 import uvicorn
 
 from wattstream.domain.errors import OperatorError, WattstreamError
+from wattstream.domain.units import MICRO
 from wattstream.inputs import openapi
 from wattstream.inputs.http import BATCH_PATH, ONE_PATH, HttpInput, Receive, Scope, Send
 from wattstream.pipeline.ingest import Ingest
@@ -33,6 +34,7 @@ from wattstream.web.api import Context, create_api
 BACKLOG = 2048
 _SPARE_CONNECTIONS = 20  # a start's own, and people who look into the database
 _PREPARE_EVERY_S = 3600
+_PRUNE_EVERY_S = 10
 _WATCH_EVERY_S = 1.0
 _WATCH_AT_MOST_S = 30.0
 # A lane that has its answer from PostgreSQL waits this long, at most, for a thread that decodes.
@@ -140,7 +142,7 @@ async def running(
         settings: All settings.
         conninfo: The database.
         shared: The counters, where the engine is one of several workers. The first of them
-            makes partitions ahead for all.
+            makes partitions ahead, and drops what was refused long ago, for all.
     """
     async with _opened(conninfo, settings) as store:
         application = Application(settings, store, shared=shared)
@@ -148,14 +150,15 @@ async def running(
         if prepares:
             await store.prepare(clock_us())
         writing = asyncio.create_task(application.ingest.run())
-        preparing = asyncio.create_task(_prepare_daily(store)) if prepares else None
-        recomputing = asyncio.create_task(store.recompute())
+        chores = [store.recompute()]
+        if prepares:
+            chores += [_prepare_daily(store), _prune_often(store, settings)]
+        tending = [asyncio.create_task(chore) for chore in chores]
         try:
             yield application
         finally:
-            recomputing.cancel()
-            if preparing is not None:
-                preparing.cancel()
+            for task in tending:
+                task.cancel()
             application.ingest.stop()
             await writing
 
@@ -178,6 +181,16 @@ async def _prepare_daily(store: Store) -> None:
             await store.prepare(clock_us())
         except WattstreamError as error:
             _log.warning("Partitions were not made ahead; the next flush makes its own", why=error)
+
+
+async def _prune_often(store: Store, settings: Settings) -> None:
+    while True:
+        try:
+            oldest_us = clock_us() - settings.rejections_max_age * MICRO
+            await store.prune(oldest_us, settings.rejections_max_bytes)
+        except WattstreamError as error:
+            _log.warning("Old rejections were not dropped; the next attempt is soon", why=error)
+        await asyncio.sleep(_PRUNE_EVERY_S)
 
 
 def _spare_the_collector() -> None:

@@ -100,6 +100,12 @@ class Settings(BaseModel):
     efficiency_threshold: float = _setting(
         0.85, "fraction", "Efficiency below this is reported as a fault.", gt=0, le=1
     )
+    rejections_max_age: Duration = _setting(
+        30 * 86400, "s", "How long a refused record is kept; counts by code stay."
+    )
+    rejections_max_bytes: Size = _setting(
+        1024**3, "bytes", "Refused records kept at most, the newest; counts by code stay."
+    )
     shutdown_grace: Duration = _setting(30, "s", "How long a stop waits for requests under way.")
     log_format: Literal["console", "json"] = _setting("console", None, "Form of the log.")
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
