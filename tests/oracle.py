@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 import numpy as np
 
 from wattstream.domain.devices import Device, DeviceChange
+from wattstream.domain.errors import NotFoundError, ReadingError
 from wattstream.domain.holdings import DayCount, KeptRejection, Repair, StreamStats
-from wattstream.domain.links import Feeds, Link
+from wattstream.domain.links import Feeds, KeptLink, Link, OverlapError
 from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
 from wattstream.domain.register import RULE_COLUMNS, Rules, rule_rows
 from wattstream.domain.rollup import Runs, empty_live
@@ -81,12 +82,13 @@ def contribution(
 
 
 class MemoryStore:
-    """A Store and a Snapshot in one; links are set by tests directly."""
+    """A Store and a Snapshot in one."""
 
     def __init__(self) -> None:
         self.readings: dict[tuple[Stream, str], dict[int, tuple[Values, int]]] = {}
         self.registry: dict[tuple[Stream, str], Device] = {}
-        self.links: list[tuple[str, str, int, int]] = []
+        self.linked: dict[int, KeptLink] = {}
+        self.links_made = 0
         self.kept: list[KeptRejection] = []
 
     def _device(self, stream: Stream, name: str) -> Device:
@@ -204,16 +206,62 @@ class MemoryStore:
         return Latest(at, received_at, values, sum(self.contributions(device)[at]))
 
     async def feeds(self, vehicle: Device, *, same_id: bool) -> Feeds:
-        found = [link for link in self.links if link[1] == vehicle.external_id]
+        found = [link for link in self.linked.values() if link.vehicle_id == vehicle.external_id]
         if found or not same_id:
-            return Feeds(tuple(self._link(*link) for link in sorted(found, key=lambda x: x[2])))
+            return Feeds(
+                tuple(self._link(link) for link in sorted(found, key=lambda x: x.start_us))
+            )
         meter = self.registry.get((Stream.METER, vehicle.external_id))
-        if meter is None or any(link[0] == meter.external_id for link in self.links):
+        if meter is None or any(
+            link.meter_id == meter.external_id for link in self.linked.values()
+        ):
             return Feeds()
         return Feeds((), Link(meter))
 
-    def _link(self, meter: str, _vehicle: str, start: int, end: int) -> Link:
-        return Link(self.registry[Stream.METER, meter], start, end)
+    def _link(self, kept: KeptLink) -> Link:
+        return Link(self._device(Stream.METER, kept.meter_id), kept.start_us, kept.end_us)
+
+    def _refuse_overlap(self, wanted: KeptLink) -> None:
+        for link in sorted(self.linked.values(), key=lambda x: x.start_us):
+            is_other = link.link_id != wanted.link_id and link.meter_id == wanted.meter_id
+            if is_other and link.start_us < wanted.end_us and link.end_us > wanted.start_us:
+                raise OverlapError(link)
+
+    async def add_link(self, meter: str, vehicle: str, start_us: int, end_us: int) -> KeptLink:
+        self._device(Stream.METER, meter)
+        self._device(Stream.VEHICLE, vehicle)
+        self.links_made += 1
+        link = KeptLink(self.links_made, meter, vehicle, start_us, end_us)
+        self._refuse_overlap(link)
+        self.linked[link.link_id] = link
+        return link
+
+    async def end_link(self, link_id: int, end_us: int) -> KeptLink:
+        if link_id not in self.linked:
+            raise NotFoundError("", code="link_unknown")
+        link = replace(self.linked[link_id], end_us=end_us)
+        if end_us <= link.start_us:
+            raise ReadingError("", code="range_empty")
+        self._refuse_overlap(link)
+        self.linked[link_id] = link
+        return link
+
+    async def delete_link(self, link_id: int) -> None:
+        if link_id not in self.linked:
+            raise NotFoundError("", code="link_unknown")
+        del self.linked[link_id]
+
+    async def links(
+        self, after: int, limit: int, *, meter: str | None = None, vehicle: str | None = None
+    ) -> list[KeptLink]:
+        found = [
+            link
+            for link_id, link in sorted(self.linked.items())
+            if link_id > after
+            and meter in (None, link.meter_id)
+            and vehicle in (None, link.vehicle_id)
+        ]
+        return found[:limit]
 
     async def fleet_feeds(self, *, same_id: bool) -> FleetFeeds:
         rows = []

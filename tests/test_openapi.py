@@ -34,6 +34,10 @@ CONTRACT = {
     ("get", "/v1/devices"): {200, 400, 503},
     ("get", "/v1/devices/{type}/{id}"): {200, 404, 503},
     ("put", "/v1/devices/{type}/{id}"): {200, 201, 400, 404, 422, 503},
+    ("get", "/v1/links"): {200, 400, 503},
+    ("post", "/v1/links"): {201, 400, 409, 422, 503},
+    ("patch", "/v1/links/{linkId}"): {200, 400, 404, 409, 422, 503},
+    ("delete", "/v1/links/{linkId}"): {204, 404, 503},
     ("get", "/v1/rejections"): {200, 400, 503},
     ("get", "/v1/health"): {200, 503},
     ("get", "/v1/health/live"): {200},
@@ -70,6 +74,8 @@ def test_an_answer_of_every_kind_fits_its_schema(engine: Engine) -> None:
     packed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     one, batch = "/v1/ingest", "/v1/ingest/batch"
     status, device = "/v1/ingest/status/{type}/{id}", "/v1/devices/{type}/{id}"
+    one_link = "/v1/links/{linkId}"
+    link = {"meterId": "A", "vehicleId": "A", "start": now, "end": None}
     requests: list[tuple[str, str, str, dict[str, object], int]] = [
         ("POST", one, one, {"json": meter}, 201),
         ("POST", one, one, {"json": meter}, 200),
@@ -94,6 +100,15 @@ def test_an_answer_of_every_kind_fits_its_schema(engine: Engine) -> None:
         ("PUT", device, "/v1/devices/meter/A", {"json": {"ratedPowerKw": 11}}, 200),
         ("PUT", device, "/v1/devices/meter/B", {"json": {"fleet": "north"}}, 201),
         ("GET", device, "/v1/devices/meter/B", {}, 200),
+        ("POST", "/v1/links", "/v1/links", {"json": link}, 201),
+        ("POST", "/v1/links", "/v1/links", {"json": link}, 409),
+        ("POST", "/v1/links", "/v1/links", {"json": {**link, "meterId": " "}}, 422),
+        ("GET", "/v1/links", "/v1/links?meterId=A", {}, 200),
+        ("PATCH", one_link, "/v1/links/1", {"json": {"end": now}}, 422),
+        ("PATCH", one_link, "/v1/links/1", {"json": {"end": "2999-01-01T00:00:00Z"}}, 200),
+        ("PATCH", one_link, "/v1/links/9", {"json": {"end": None}}, 404),
+        ("DELETE", one_link, "/v1/links/1", {}, 204),
+        ("DELETE", one_link, "/v1/links/1", {}, 404),
         ("GET", "/v1/rejections", "/v1/rejections", {}, 200),
     ]  # fmt: skip
     schema = schemathesis.openapi.from_url(f"{engine.url}/openapi.json")
@@ -148,6 +163,7 @@ def test_a_method_that_is_not_documented_is_refused(
     engine: Engine, known: tuple[str, str], method: str
 ) -> None:
     path = known[1].replace("{type}", "meter").replace("{id}", "x").replace("{vehicleId}", "x")
+    path = path.replace("{linkId}", "1")
     if (method, known[1]) not in CONTRACT:
         answer = httpx.request(method, engine.url + path)
         assert answer.status_code == 405

@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass
 
 from wattstream.domain.devices import Device
+from wattstream.domain.errors import ConflictError
 from wattstream.domain.units import NEVER_US
 
 FOREVER_US = 2**63 - 1
@@ -35,6 +36,35 @@ class Link:
         """Return the part of the link inside [start_us, end_us), or None."""
         start_us, end_us = max(self.start_us, start_us), min(self.end_us, end_us)
         return Link(self.meter, start_us, end_us) if start_us < end_us else None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptLink:
+    """A link as it was made, over [start_us, end_us), by outside ids."""
+
+    link_id: int
+    meter_id: str
+    vehicle_id: str
+    start_us: int
+    end_us: int
+
+
+class OverlapError(ConflictError):
+    """The meter feeds a vehicle already at some of that time.
+
+    Attributes:
+        link: The earliest link in the way.
+    """
+
+    code = "link_overlaps"
+
+    def __init__(self, link: KeptLink) -> None:
+        super().__init__(
+            f"meter {link.meter_id} already feeds vehicle {link.vehicle_id} in that time, by link "
+            f"{link.link_id}: end or delete that link first",
+            field="meterId",
+        )
+        self.link = link
 
 
 @dataclass(frozen=True, slots=True)

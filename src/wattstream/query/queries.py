@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
+from wattstream.domain.links import KeptLink
 from wattstream.domain.readings import Stream
 from wattstream.query import latest
 from wattstream.query.fleet import Alerts, FleetPerformance, fleet_performance, low_efficiency
@@ -75,6 +76,25 @@ class Queries:
     ) -> tuple[Device, bool]:
         """Change or make a device; return it, and whether it was made."""
         return await self.store.change_device(stream, external_id, change)
+
+    async def links(
+        self, after: int, limit: int, *, meter: str | None, vehicle: str | None
+    ) -> list[KeptLink]:
+        """Return up to `limit` links with ids above `after`, of a meter, a vehicle or all."""
+        async with self.store.snapshot() as snapshot:
+            return await snapshot.links(after, limit, meter=meter, vehicle=vehicle)
+
+    async def add_link(self, meter: str, vehicle: str, start_us: int, end_us: int) -> KeptLink:
+        """Link a meter to a vehicle over [start_us, end_us), or raise OverlapError."""
+        return await self.store.add_link(meter, vehicle, start_us, end_us)
+
+    async def end_link(self, link_id: int, end_us: int) -> KeptLink:
+        """Set the end of a link; raises NotFoundError, ReadingError, OverlapError."""
+        return await self.store.end_link(link_id, end_us)
+
+    async def delete_link(self, link_id: int) -> None:
+        """Remove a link, or raise NotFoundError."""
+        await self.store.delete_link(link_id)
 
     async def rejections(self, after: int, limit: int) -> list[KeptRejection]:
         """Return up to `limit` refused records with ids above `after`, oldest first."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
-from wattstream.domain.links import Feeds
+from wattstream.domain.links import Feeds, KeptLink
 from wattstream.domain.readings import Readings, Rejection, Stream
 from wattstream.domain.rollup import Runs
 from wattstream.domain.units import Bool, Float64, Int64
@@ -190,6 +190,11 @@ class Snapshot(Protocol):
     async def vehicle(self, external_id: str, *, same_id: bool) -> tuple[Device | None, Feeds]:
         """Return a vehicle, or None, with its links and, where `same_id`, its twin meter."""
 
+    async def links(
+        self, after: int, limit: int, *, meter: str | None = None, vehicle: str | None = None
+    ) -> list[KeptLink]:
+        """Return up to `limit` links with ids above `after`, of a meter, a vehicle or all."""
+
     async def fleet_feeds(self, *, same_id: bool) -> FleetFeeds:
         """Return the links of all vehicles, with twins where `same_id`."""
 
@@ -243,6 +248,29 @@ class Store(Protocol):
 
         Returns:
             The device, and whether it was made.
+        """
+
+    async def add_link(self, meter: str, vehicle: str, start_us: int, end_us: int) -> KeptLink:
+        """Link a meter to a vehicle over [start_us, end_us); devices that are new are made.
+
+        Raises:
+            OverlapError: The meter feeds a vehicle at some of that time.
+        """
+
+    async def end_link(self, link_id: int, end_us: int) -> KeptLink:
+        """Set the end of a link.
+
+        Raises:
+            NotFoundError: There is no such link.
+            ReadingError: The end is not after the start.
+            OverlapError: The meter feeds a vehicle at some of the added time.
+        """
+
+    async def delete_link(self, link_id: int) -> None:
+        """Remove a link, as if it had never been.
+
+        Raises:
+            NotFoundError: There is no such link.
         """
 
     async def refresh(self, start_us: int, end_us: int) -> Repair:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Query, Response
+from fastapi import FastAPI, Query, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -15,7 +15,9 @@ from wattstream.domain.readings import Stream, is_valid_id
 from wattstream.query.queries import Queries
 from wattstream.stats import Stats
 from wattstream.web import answers, models
+from wattstream.web.documents import AWAY, BAD, RULE, UNKNOWN, DeviceId, DeviceType, Limit
 from wattstream.web.errors import add_error_handlers
+from wattstream.web.links import add_links
 from wattstream.web.parameters import (
     EndQuery,
     StartQuery,
@@ -23,18 +25,6 @@ from wattstream.web.parameters import (
     open_range,
     time_range,
 )
-
-Responses = dict[int | str, dict[str, Any]]
-
-_ERROR: dict[str, Any] = {"model": models.ErrorAnswer}
-_BAD: Responses = {400: {**_ERROR, "description": "A parameter is wrong"}}
-_UNKNOWN: Responses = {404: {**_ERROR, "description": "Unknown"}}
-_AWAY: Responses = {503: {**_ERROR, "description": "The database is away, or the queue is full"}}
-_RULE: Responses = {422: {**_ERROR, "description": "A setting breaks a rule"}}
-
-DeviceType = Annotated[Stream, Path(description="meter or vehicle")]
-DeviceId = Annotated[str, Path(description="The id that the device reports", min_length=1)]
-Limit = Annotated[int, Query(ge=1, le=1000, description="Most items of a page")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +57,7 @@ def create_api(context: Context) -> FastAPI:
     )
     _add_answers(app, context)
     _add_registry(app, context)
+    add_links(app, context.queries)
     _add_operations(app, context)
     add_error_handlers(app)
     _document(app, context.ingest_paths)
@@ -80,7 +71,7 @@ def _add_answers(app: FastAPI, context: Context) -> None:
         "/v1/ingest/status/{type}/{id:path}",
         tags=["answers"],
         summary="Live state of a device",
-        responses={**_UNKNOWN, **_AWAY},
+        responses={**UNKNOWN, **AWAY},
     )
     async def status(type: DeviceType, id: DeviceId) -> models.MeterStatus | models.VehicleStatus:
         return answers.status(await queries.live_state(type, id), queries.clock_us())
@@ -89,7 +80,7 @@ def _add_answers(app: FastAPI, context: Context) -> None:
         "/v1/analytics/performance/{vehicleId:path}",
         tags=["answers"],
         summary="Energy and efficiency of a vehicle",
-        responses={**_BAD, **_UNKNOWN, **_AWAY},
+        responses={**BAD, **UNKNOWN, **AWAY},
     )
     async def vehicle_performance(
         vehicleId: DeviceId, start: StartQuery = None, end: EndQuery = None
@@ -105,12 +96,12 @@ def _add_answers(app: FastAPI, context: Context) -> None:
             "Without a range: from the first whole quarter-hour after now − 24 h up to the "
             "newest reading. No quarter-hour is cut there, so the answer is cheap."
         ),
-        responses={**_BAD, **_AWAY},
+        responses={**BAD, **AWAY},
     )
     async def fleet(start: StartQuery = None, end: EndQuery = None) -> models.FleetAnswer:
         return answers.fleet(await queries.fleet(*open_range(start, end, queries.clock_us())))
 
-    @app.get("/v1/analytics/stats", tags=["answers"], summary="What is held", responses={**_AWAY})
+    @app.get("/v1/analytics/stats", tags=["answers"], summary="What is held", responses={**AWAY})
     async def stats() -> models.StatsAnswer:
         return answers.stats(await queries.stats())
 
@@ -118,7 +109,7 @@ def _add_answers(app: FastAPI, context: Context) -> None:
         "/v1/analytics/alerts",
         tags=["answers"],
         summary="Vehicles whose efficiency is below a threshold",
-        responses={**_BAD, **_AWAY},
+        responses={**BAD, **AWAY},
     )
     async def alerts(
         threshold: Annotated[
@@ -133,7 +124,7 @@ def _add_answers(app: FastAPI, context: Context) -> None:
         "/v1/analytics/refresh",
         tags=["operations"],
         summary="Recompute rollups from history and repair any that differ",
-        responses={**_BAD, **_AWAY},
+        responses={**BAD, **AWAY},
     )
     async def refresh(start: StartQuery = None, end: EndQuery = None) -> models.RefreshAnswer:
         start_us, end_us = time_range(start, end, queries.clock_us())
@@ -149,7 +140,7 @@ def _add_answers(app: FastAPI, context: Context) -> None:
 def _add_registry(app: FastAPI, context: Context) -> None:
     queries = context.queries
 
-    @app.get("/v1/devices", tags=["registry"], summary="List devices", responses={**_BAD, **_AWAY})
+    @app.get("/v1/devices", tags=["registry"], summary="List devices", responses={**BAD, **AWAY})
     async def devices(
         type: Annotated[Stream, Query(description="meter or vehicle")],
         after: Annotated[str, Query(description="`next` of the page before")] = "",
@@ -163,7 +154,7 @@ def _add_registry(app: FastAPI, context: Context) -> None:
         "/v1/devices/{type}/{id:path}",
         tags=["registry"],
         summary="Settings of a device",
-        responses={**_UNKNOWN, **_AWAY},
+        responses={**UNKNOWN, **AWAY},
     )
     async def device(type: DeviceType, id: DeviceId) -> models.DeviceAnswer:
         return answers.device(await queries.device(type, id))
@@ -174,10 +165,10 @@ def _add_registry(app: FastAPI, context: Context) -> None:
         summary="Change or make a device; a changed rule recomputes its totals",
         responses={
             201: {"model": models.DeviceAnswer, "description": "Made"},
-            **_BAD,
-            **_UNKNOWN,
-            **_RULE,
-            **_AWAY,
+            **BAD,
+            **UNKNOWN,
+            **RULE,
+            **AWAY,
         },
     )
     async def change_device(
@@ -197,7 +188,7 @@ def _add_registry(app: FastAPI, context: Context) -> None:
         "/v1/rejections",
         tags=["operations"],
         summary="What was refused, as it came, oldest first",
-        responses={**_BAD, **_AWAY},
+        responses={**BAD, **AWAY},
     )
     async def rejections(
         after: Annotated[
@@ -214,7 +205,7 @@ def _add_registry(app: FastAPI, context: Context) -> None:
 
 def _add_operations(app: FastAPI, context: Context) -> None:
     @app.get(
-        "/v1/health", tags=["operations"], summary="Ready to take readings", responses={**_AWAY}
+        "/v1/health", tags=["operations"], summary="Ready to take readings", responses={**AWAY}
     )
     async def health() -> models.Ready:
         await context.queries.ping()

@@ -47,7 +47,8 @@ def _validation_response(error: RequestValidationError) -> Response:
     field = str(where[0]) if where and isinstance(where[0], str) else None
     if first["type"] == "json_invalid":
         return _response(Reply(400, {}, error_body("malformed_json", "the body is not JSON", None)))
-    text = f"{field}: {first['msg']}" if field else _NO_OBJECT
+    words = first["msg"].removeprefix("Value error, ")
+    text = f"{field}: {words}" if field else _NO_OBJECT
     status, code = {
         "path": (404, "not_found"),
         "query": (400, "parameter_invalid"),

@@ -59,17 +59,27 @@ def time_range(start: str | None, end: str | None, now_us: int) -> tuple[int, in
 
 
 def _time(name: str, text: str) -> int:
+    """Return a time of a query, microseconds, or raise MalformedError."""
     try:
-        at_us = parse_one(_LOST_PLUS.sub(r"+\1", text))
+        return moment(_LOST_PLUS.sub(r"+\1", text))
     except ValueError as error:
-        raise MalformedError(
-            f"{name} {ascii(text)[:60]} {error}", code="time_invalid", field=name
-        ) from error
+        raise MalformedError(f"{name} {error}", code="time_invalid", field=name) from error
+
+
+def moment(text: str) -> int:
+    """Return a time in microseconds.
+
+    Raises:
+        ValueError: It is none, has no offset, or lies outside the years 1 to 9999; the message
+            goes on after the name of what was asked for.
+    """
+    try:
+        at_us = parse_one(text)
+    except ValueError as error:
+        raise ValueError(f"{ascii(text)[:60]} {error}") from error
     # A day inside the calendar's ends leaves room for a default start.
     if not _FIRST_US + DAY_US <= at_us <= _LAST_US:
-        raise MalformedError(
-            f"{name} must be between the years 1 and 9999", code="time_invalid", field=name
-        )
+        raise ValueError("must be between the years 1 and 9999")
     return at_us
 
 

@@ -8,7 +8,7 @@ import psycopg
 
 from wattstream.domain.devices import Device
 from wattstream.domain.holdings import DayCount, KeptRejection, StreamStats
-from wattstream.domain.links import Feeds, Link
+from wattstream.domain.links import Feeds, KeptLink, Link
 from wattstream.domain.readings import KINDS, Rejection, Stream
 from wattstream.domain.register import RULE_COLUMNS, EnergyMode, Rules
 from wattstream.domain.rollup import CARRY, Runs, live_dtype
@@ -80,6 +80,15 @@ class PostgresSnapshot:
         if links and links[0][0]:
             return vehicle, Feeds((), links[0][1])
         return vehicle, Feeds(tuple(link for _, link in links))
+
+    async def links(
+        self, after: int, limit: int, *, meter: str | None = None, vehicle: str | None = None
+    ) -> list[KeptLink]:
+        """Return up to `limit` links with ids above `after`, of a meter, a vehicle or all."""
+        rows = await self._all(
+            "links", "list", None, after=after, limit=limit, meter=meter, vehicle=vehicle
+        )
+        return [KeptLink(*row) for row in rows]
 
     async def fleet_feeds(self, *, same_id: bool) -> FleetFeeds:
         """Return the links of all vehicles, with twins where `same_id`."""

@@ -31,6 +31,14 @@ class DeviceKeys:
         assert key is not None  # noqa: S101 - they are registered now
         return key
 
+    def made(self, connection: psycopg.Connection[Any], device: str) -> int:
+        """Return the key of a device as the registry has it now; one that is new is made."""
+        found = connection.execute(self._sql["keys"], {"ids": [device]}).fetchone()
+        if found is None:
+            self.register(connection, [device])
+            return self._keys[device]
+        return int(found[1])
+
     def known(self, ids: list[str]) -> Int64 | None:
         """Return the key of each id, int64[n], or None where one is not cached."""
         try:

@@ -16,11 +16,12 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.errors import StoreUnavailableError
 from wattstream.domain.holdings import Repair
+from wattstream.domain.links import KeptLink
 from wattstream.domain.readings import Readings, Rejection, Stream
 from wattstream.domain.register import Rules
 from wattstream.domain.units import DAY_US, bucket_ceil, bucket_floor
 from wattstream.store.port import Snapshot, Verdict, Written
-from wattstream.store.postgres import arrays, statements
+from wattstream.store.postgres import arrays, links, statements
 from wattstream.store.postgres.answers import PostgresSnapshot, to_device
 from wattstream.store.postgres.connections import (
     APPLICATION_NAME,
@@ -132,6 +133,20 @@ class PostgresStore:
         """Change or make a device and recompute its totals where a rule changed."""
         return await self._admin.run(partial(self._change, stream, external_id, change))
 
+    async def add_link(self, meter: str, vehicle: str, start_us: int, end_us: int) -> KeptLink:
+        """Link a meter to a vehicle over [start_us, end_us); devices that are new are made."""
+        return await self._admin.run(
+            partial(self._add_link, meter=meter, vehicle=vehicle, start_us=start_us, end_us=end_us)
+        )
+
+    async def end_link(self, link_id: int, end_us: int) -> KeptLink:
+        """Set the end of a link."""
+        return await self._admin.run(partial(links.end, link_id=link_id, end_us=end_us))
+
+    async def delete_link(self, link_id: int) -> None:
+        """Remove a link, as if it had never been."""
+        await self._admin.run(partial(links.delete, link_id=link_id))
+
     async def refresh(self, start_us: int, end_us: int) -> Repair:
         """Recompute every bucket that touches [start_us, end_us) and repair what differs."""
         checked = repaired = 0
@@ -177,6 +192,18 @@ class PostgresStore:
         if not isinstance(error, PoolTimeout):
             await self._pool.check()
         return unavailable(error)
+
+    def _add_link(
+        self, connection: Connection, *, meter: str, vehicle: str, start_us: int, end_us: int
+    ) -> KeptLink:
+        key = {
+            stream: self._writers[stream].keys.made(connection, name)
+            for stream, name in ((Stream.METER, meter), (Stream.VEHICLE, vehicle))
+        }
+        link_id = links.add(
+            connection, key[Stream.METER], key[Stream.VEHICLE], start_us=start_us, end_us=end_us
+        )
+        return KeptLink(link_id, meter, vehicle, start_us, end_us)
 
     def _change(
         self, stream: Stream, external_id: str, change: DeviceChange, connection: Connection

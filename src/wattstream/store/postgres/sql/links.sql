@@ -34,3 +34,43 @@ FROM (
 
 -- name: named
 SELECT device_id, external_id FROM devices WHERE device_id = ANY(%(device_id)s::int4[])
+
+-- name: list
+SELECT l.link_id, m.external_id, v.external_id, l.start_at, l.end_at
+FROM links AS l
+JOIN devices AS m ON m.device_id = l.meter_id
+JOIN devices AS v ON v.device_id = l.vehicle_id
+WHERE l.link_id > %(after)s
+    AND (%(meter)s::text IS NULL OR m.external_id = %(meter)s)
+    AND (%(vehicle)s::text IS NULL OR v.external_id = %(vehicle)s)
+ORDER BY l.link_id
+LIMIT %(limit)s
+
+-- name: one
+SELECT l.link_id, m.external_id, v.external_id, l.start_at, l.end_at
+FROM links AS l
+JOIN devices AS m ON m.device_id = l.meter_id
+JOIN devices AS v ON v.device_id = l.vehicle_id
+WHERE l.link_id = %(link_id)s
+
+-- name: overlapped
+-- The earliest other link of a meter that overlaps a range.
+SELECT link_id FROM links
+WHERE meter_id = %(meter_id)s AND link_id <> %(link_id)s
+    AND start_at < %(end_at)s AND end_at > %(start_at)s
+ORDER BY start_at
+LIMIT 1
+
+-- name: add
+INSERT INTO links (meter_id, vehicle_id, start_at, end_at)
+VALUES (%(meter_id)s, %(vehicle_id)s, %(start_at)s, %(end_at)s)
+RETURNING link_id
+
+-- name: lock
+SELECT meter_id, start_at FROM links WHERE link_id = %(link_id)s FOR UPDATE
+
+-- name: set_end
+UPDATE links SET end_at = %(end_at)s WHERE link_id = %(link_id)s
+
+-- name: delete
+DELETE FROM links WHERE link_id = %(link_id)s

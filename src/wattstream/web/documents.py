@@ -1,0 +1,20 @@
+"""What endpoints have in common in the OpenAPI file: error answers and parameters."""
+
+from typing import Annotated, Any
+
+from fastapi import Path, Query
+
+from wattstream.domain.readings import Stream
+from wattstream.web import models
+
+Responses = dict[int | str, dict[str, Any]]
+
+_ERROR: dict[str, Any] = {"model": models.ErrorAnswer}
+BAD: Responses = {400: {**_ERROR, "description": "A parameter is wrong"}}
+UNKNOWN: Responses = {404: {**_ERROR, "description": "Unknown"}}
+AWAY: Responses = {503: {**_ERROR, "description": "The database is away, or the queue is full"}}
+RULE: Responses = {422: {**_ERROR, "description": "A setting breaks a rule"}}
+
+DeviceType = Annotated[Stream, Path(description="meter or vehicle")]
+DeviceId = Annotated[str, Path(description="The id that the device reports", min_length=1)]
+Limit = Annotated[int, Query(ge=1, le=1000, description="Most items of a page")]
