@@ -163,9 +163,7 @@ def silent(quiet_intervals: Float64, is_open: Bool, threshold: Float64) -> Bool:
         is_open: Where the alert is open.
         threshold: Intervals.
     """
-    return _held(
-        quiet_intervals >= threshold, quiet_intervals < threshold / 2, is_open, threshold
-    )
+    return _held(quiet_intervals >= threshold, quiet_intervals < threshold / 2, is_open, threshold)
 
 
 def battery_hot(temperature_c: Float64, is_open: Bool, threshold: Float64) -> Bool:

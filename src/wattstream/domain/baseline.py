@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wattstream.domain.units import Bool, Float64, Rows
+from wattstream.domain.units import Bool, Float64, Int64, Rows
 
 PRIOR = (0.90, 0.0, 0.0)
 """Coefficients before any data: fraction; fraction × kW; fraction per K."""
@@ -108,6 +108,8 @@ def _get(rows: Rows, names: tuple[str, ...]) -> Float64:
     return np.column_stack([rows[name] for name in names])
 
 
-def _put(rows: Rows, names: tuple[str, ...], values: Float64, at: object = slice(None)) -> None:
+def _put(
+    rows: Rows, names: tuple[str, ...], values: Float64, at: Int64 | slice = slice(None)
+) -> None:
     for column, name in enumerate(names):
         rows[name][at] = values[at, column]

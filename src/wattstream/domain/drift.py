@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wattstream.domain import baseline
-from wattstream.domain.units import BUCKET_US, DAY_US, NEVER_US, Bool, Float64, Int64, Rows
+from wattstream.domain.units import BUCKET_US, DAY_US, MICRO, NEVER_US, Bool, Float64, Int64, Rows
 
 DECISION = 16.0
 """Sum that is a drift, standard deviations of a quarter-hour. 1 in some thousand healthy devices
@@ -30,7 +30,6 @@ LEAST_QUARTERS = 30.0
 LEAST_US = 5 * DAY_US
 """Quarter-hours and time learnt before anything is a drift: fewer days know too few weathers."""
 
-_UKWH = 1e-6
 _HOURS = 0.25
 _LEAST_KWH = 0.005  # 20 W: what a vehicle does not take when it is not charging
 _STEADY = 0.9  # of the power before and after
@@ -117,7 +116,7 @@ def empty_drift(n: int) -> Rows:
 
 
 def observe(
-    states: Rows, seg: Int64, observations: Observations, decision: Float64 | float = DECISION
+    states: Rows, seg: Int64, observations: Observations, times: Float64 | float = 1.0
 ) -> None:
     """Move detectors forward by the quarter-hours that they have not seen, in place.
 
@@ -127,15 +126,15 @@ def observe(
         states: DRIFT_COLUMNS, one a device.
         seg: Row in `states` of each observation, ascending; within it ascending in time.
         observations: The quarter-hours.
-        decision: Sum that is a drift, of each device or of all.
+        times: How many times DECISION is a drift, of each device or of all; NaN: nothing is.
     """
-    limit = np.broadcast_to(np.asarray(decision, np.float64), len(states))
+    limit = np.broadcast_to(DECISION * np.asarray(times, np.float64), len(states))
     is_new = observations.bucket_us > states["seen_us"][seg]
     seg = seg[is_new]
     quarters = _Quarters(
         observations.bucket_us[is_new],
-        observations.ac_ukwh[is_new] * _UKWH,
-        observations.dc_ukwh[is_new] * _UKWH,
+        observations.ac_ukwh[is_new] / MICRO,
+        observations.dc_ukwh[is_new] / MICRO,
         observations.temp_c[is_new],
         observations.is_covered[is_new],
     )
