@@ -74,6 +74,16 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertFilter:
+    """Which alerts are asked for; None does not narrow."""
+
+    state: AlertState | None = None
+    kind: AlertKind | None = None
+    stream: Stream | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Threshold:
     """The one number of a kind.
 

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from wattstream.domain.alerts import Alert, AlertKind, AlertState
+from wattstream.domain.alerts import Alert, AlertFilter, AlertKind
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import Float64, Int64, Rows
 from wattstream.store.port import Snapshot
@@ -141,16 +141,6 @@ class Event:
     created_at_us: int
     attempts: int
     alert: Alert
-
-
-@dataclass(frozen=True, slots=True)
-class AlertFilter:
-    """Which alerts are asked for; None does not narrow."""
-
-    state: AlertState | None = None
-    kind: AlertKind | None = None
-    stream: Stream | None = None
-    device: str | None = None
 
 
 class AlertSnapshot(Snapshot, Protocol):

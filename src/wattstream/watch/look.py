@@ -1,5 +1,6 @@
 """A look: read the state of all devices, decide, open and resolve alerts."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -174,7 +175,9 @@ async def _judge_quarters(
     gain: Float64 = np.full(len(vehicles.device), np.nan)
     for start_us in range(begin_us, until_us, _AT_ONCE_US):
         limits = (start_us - _LATE_US, min(start_us + _AT_ONCE_US, until_us))
-        quarters = paired(
+        # In a thread, as all of it takes longer than requests should wait.
+        quarters = await asyncio.to_thread(
+            paired,
             facts.feeds,
             await snapshot.quarter_hours(Stream.VEHICLE, *limits),
             await snapshot.quarter_hours(Stream.METER, *limits),
@@ -182,8 +185,14 @@ async def _judge_quarters(
             meters,
         )
         settled_us = limits[1] - _LATE_US
-        drift = followed(
-            drift, quarters, facts.feeds, vehicles.device, book=book, settled_us=settled_us
+        drift = await asyncio.to_thread(
+            followed,
+            drift,
+            quarters,
+            facts.feeds,
+            vehicles.device,
+            book=book,
+            settled_us=settled_us,
         )
         gain = frozen_gain(quarters, vehicles.device)
     judgements = [

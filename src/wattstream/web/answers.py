@@ -2,6 +2,7 @@
 
 from zoneinfo import available_timezones
 
+from wattstream.domain.alerts import THRESHOLDS, AlertKind
 from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.errors import ReadingError
 from wattstream.domain.holdings import KeptRejection, StreamStats
@@ -131,6 +132,7 @@ def device(found: Device) -> models.DeviceAnswer:
         heartbeat_seconds=rules.heartbeat_s,
         time_zone=found.time_zone,
         fleet=found.fleet,
+        alert_thresholds={AlertKind(kind): value for kind, value in found.alert_thresholds.items()},
     )
 
 
@@ -156,6 +158,7 @@ def device_change(settings: models.DeviceSettings) -> DeviceChange:
             ("register_modulus_kwh", "modulus_ukwh", modulus),
             ("rated_power_kw", "rated_w", rated),
             ("fleet", "fleet", settings.fleet),
+            ("alert_thresholds", "alert_thresholds", settings.alert_thresholds),
         )
         if name in named and value is None
     }
@@ -166,8 +169,29 @@ def device_change(settings: models.DeviceSettings) -> DeviceChange:
         heartbeat_s=settings.heartbeat_seconds if "heartbeat_seconds" in named else None,
         time_zone=zone,
         fleet=settings.fleet,
+        alert_thresholds=_alert_thresholds(settings.alert_thresholds),
         clear=frozenset(clear),
     )
+
+
+def _alert_thresholds(
+    named: dict[AlertKind, float | None] | None,
+) -> dict[str, float | None] | None:
+    """Return thresholds as they are kept.
+
+    Raises:
+        ReadingError: One is outside its bounds.
+    """
+    for kind, value in (named or {}).items():
+        limit = THRESHOLDS[kind]
+        if value is not None and not limit.low <= value <= limit.high:
+            raise ReadingError(
+                f"alertThresholds: {kind} must be {limit.low:g} to {limit.high:g} {limit.unit}, "
+                f"or null to switch it off, got {value:g}",
+                code="setting_invalid",
+                field="alertThresholds",
+            )
+    return None if named is None else {kind.value: value for kind, value in named.items()}
 
 
 def rejection(kept: KeptRejection) -> models.RejectionAnswer:

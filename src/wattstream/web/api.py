@@ -12,9 +12,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 import wattstream
 from wattstream.domain.errors import QueueFullError, ReadingError
 from wattstream.domain.readings import Stream, is_valid_id
+from wattstream.query.alerts import AlertQueries
 from wattstream.query.queries import Queries
 from wattstream.stats import Stats
 from wattstream.web import answers, models
+from wattstream.web.alerts import add_alerts
 from wattstream.web.documents import AWAY, BAD, RULE, UNKNOWN, DeviceId, DeviceType, Limit
 from wattstream.web.errors import add_error_handlers
 from wattstream.web.links import add_links
@@ -37,6 +39,7 @@ class Context:
     """
 
     queries: Queries
+    alerts: AlertQueries
     stats: Stats
     is_full: Callable[[], bool]
     ingest_paths: dict[str, Any]
@@ -58,6 +61,7 @@ def create_api(context: Context) -> FastAPI:
     _add_answers(app, context)
     _add_registry(app, context)
     add_links(app, context.queries)
+    add_alerts(app, context.alerts)
     _add_operations(app, context)
     add_error_handlers(app)
     _document(app, context.ingest_paths)

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from wattstream.domain.alerts import Alert, AlertKind
+from wattstream.domain.alerts import Alert, AlertFilter, AlertKind
 from wattstream.domain.drift import DRIFT_COLUMNS
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import MICRO
 from wattstream.store.alert_port import (
-    AlertFilter,
     AlertSnapshot,
     DriftStates,
     Event,
