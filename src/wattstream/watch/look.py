@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wattstream.domain.alerts import THRESHOLDS, AlertKind, frozen_meter
+from wattstream.domain.alerts import RESET_SHOWN_US, THRESHOLDS, AlertKind, frozen_meter
 from wattstream.domain.errors import WattstreamError
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import (
@@ -36,7 +36,7 @@ from wattstream.store.port import FleetFeeds
 from wattstream.watch.day import judge_day
 from wattstream.watch.drift import followed, judge_drift
 from wattstream.watch.judgement import Book, Evidence, Judgement, number
-from wattstream.watch.live import judge_live
+from wattstream.watch.live import judge_live, judge_resets
 from wattstream.watch.quarters import frozen_gain, paired
 
 USUAL: Mapping[AlertKind, float] = {kind: limit.default for kind, limit in THRESHOLDS.items()}
@@ -146,6 +146,10 @@ class Watch:
         feeds = await snapshot.fleet_feeds(same_id=self._same_id)
         listening_us = now_us if self._listening_us is None else self._listening_us
         judgements = judge_live(live, book, now_us, listening_us)
+
+        for stream, states in live.items():
+            resets = await snapshot.resets(stream, now_us - RESET_SHOWN_US)
+            judgements.append(judge_resets(stream, states, resets, book))
 
         vehicles, meters = live[Stream.VEHICLE], live[Stream.METER]
         newest_us = max(int(states.last_at_us.max(initial=NEVER_US)) for states in live.values())

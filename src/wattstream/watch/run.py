@@ -34,7 +34,7 @@ async def look_regularly(
             outcome = await watch.look(clock_us())
         except WattstreamError as error:
             _log.warning("A look at the devices failed; it is tried again", why=error.message)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a bug here must not end the engine
             _log.exception("A look at the devices failed; it is tried again")
         else:
             show(outcome.open)
@@ -50,6 +50,6 @@ async def deliver_regularly(webhook: Webhook, clock_us: Callable[[], int]) -> No
             await webhook.deliver(clock_us())
         except WattstreamError as error:
             _log.warning("Events for the webhook were not read; they wait", why=error.message)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a bug here must not end the engine
             _log.exception("Events for the webhook were not sent; they wait")
         await asyncio.sleep(_DELIVER_EVERY_S)

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Path, Query
 from pydantic import ConfigDict, Field
 
-from wattstream.domain.alerts import Alert, AlertFilter, AlertKind, AlertState
+from wattstream.domain.alerts import THRESHOLDS, Alert, AlertFilter, AlertKind, AlertState
+from wattstream.domain.errors import ReadingError
 from wattstream.domain.readings import Stream, is_valid_id
 from wattstream.domain.units import rfc3339
 from wattstream.query.alerts import AlertQueries
@@ -61,7 +62,7 @@ def add_alerts(app: FastAPI, queries: AlertQueries) -> None:
         summary="Faults of devices, newest first",
         responses={**BAD, **AWAY},
     )
-    async def alerts(
+    async def alerts(  # noqa: PLR0917 - query parameters
         state: Annotated[
             Literal["open", "acknowledged", "resolved", "all"],
             Query(description="Where they are in their life"),
@@ -122,3 +123,23 @@ def _answer(alert: Alert) -> AlertAnswer:
 
 def _time(at_us: int | None) -> str | None:
     return None if at_us is None else rfc3339(at_us)
+
+
+def own_thresholds(
+    named: dict[AlertKind, float | None] | None,
+) -> dict[str, float | None] | None:
+    """Return the thresholds of a device as they are kept.
+
+    Raises:
+        ReadingError: One is outside its bounds.
+    """
+    for kind, value in (named or {}).items():
+        limit = THRESHOLDS[kind]
+        if value is not None and not limit.low <= value <= limit.high:
+            raise ReadingError(
+                f"alertThresholds: {kind} must be {limit.low:g} to {limit.high:g} {limit.unit}, "
+                f"or null to switch it off, got {value:g}",
+                code="setting_invalid",
+                field="alertThresholds",
+            )
+    return None if named is None else {kind.value: value for kind, value in named.items()}

@@ -1,10 +1,12 @@
 """From the values of the query floor to the JSON of the API."""
 
+from typing import Literal
 from zoneinfo import available_timezones
 
-from wattstream.domain.alerts import THRESHOLDS, AlertKind
+from wattstream.domain.alerts import AlertKind
 from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.errors import ReadingError
+from wattstream.domain.falls import Fall, FallKind
 from wattstream.domain.holdings import KeptRejection, StreamStats
 from wattstream.domain.readings import Stream
 from wattstream.domain.register import EnergyMode
@@ -13,6 +15,13 @@ from wattstream.query.fleet import Alerts, FleetPerformance
 from wattstream.query.latest import LiveState
 from wattstream.query.performance import Performance
 from wattstream.web import models
+from wattstream.web.alerts import own_thresholds
+
+_FALLS: dict[FallKind, Literal["rollover", "dip", "reset"]] = {
+    FallKind.ROLLOVER: "rollover",
+    FallKind.DIP: "dip",
+    FallKind.RESET: "reset",
+}
 
 
 def status(state: LiveState, now_us: int) -> models.MeterStatus | models.VehicleStatus:
@@ -169,29 +178,20 @@ def device_change(settings: models.DeviceSettings) -> DeviceChange:
         heartbeat_s=settings.heartbeat_seconds if "heartbeat_seconds" in named else None,
         time_zone=zone,
         fleet=settings.fleet,
-        alert_thresholds=_alert_thresholds(settings.alert_thresholds),
+        alert_thresholds=own_thresholds(settings.alert_thresholds),
         clear=frozenset(clear),
     )
 
 
-def _alert_thresholds(
-    named: dict[AlertKind, float | None] | None,
-) -> dict[str, float | None] | None:
-    """Return thresholds as they are kept.
-
-    Raises:
-        ReadingError: One is outside its bounds.
-    """
-    for kind, value in (named or {}).items():
-        limit = THRESHOLDS[kind]
-        if value is not None and not limit.low <= value <= limit.high:
-            raise ReadingError(
-                f"alertThresholds: {kind} must be {limit.low:g} to {limit.high:g} {limit.unit}, "
-                f"or null to switch it off, got {value:g}",
-                code="setting_invalid",
-                field="alertThresholds",
-            )
-    return None if named is None else {kind.value: value for kind, value in named.items()}
+def event(fall: Fall) -> models.EventAnswer:
+    """Return a fall of a register as JSON."""
+    return models.EventAnswer(
+        at=rfc3339(fall.at_us),
+        kind=_FALLS[fall.kind],
+        kwh=kwh(fall.ukwh),
+        before_at=rfc3339(fall.before_us),
+        before_kwh=kwh(fall.before_ukwh),
+    )
 
 
 def rejection(kept: KeptRejection) -> models.RejectionAnswer:

@@ -211,6 +211,23 @@ class DeviceSettings(Model):
     alert_thresholds: dict[_Kind, _Threshold | None] | None = None
 
 
+class EventAnswer(Model):
+    """A reading of a register below the one before it, and what that was."""
+
+    at: Time
+    kind: Literal["rollover", "dip", "reset"]
+    kwh: float
+    before_at: Time
+    before_kwh: float
+
+
+class EventsAnswer(Model):
+    """A page of events, oldest first; `next` goes into `after`."""
+
+    events: list[EventAnswer]
+    next: Time | None
+
+
 class RejectionAnswer(Model):
     """A record that was refused, as it came."""
 
