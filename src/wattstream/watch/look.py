@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -76,6 +76,18 @@ class _Facts:
     live: Mapping[Stream, LiveStates]
     feeds: FleetFeeds
     is_linked: Bool
+
+    def meters_of(self, until_us: int) -> Callable[[int], Iterable[int]]:
+        """Return what tells the meters that fed a vehicle, by its row, lately."""
+        feeds = self.feeds
+        is_late = (feeds.start_us < until_us) & (feeds.end_us > until_us - _LATE_US)
+
+        def meters(row: int) -> list[int]:
+            is_its = feeds.vehicle == self.live[Stream.VEHICLE].device[row]
+            keys: list[int] = feeds.meter[is_late & is_its].tolist()
+            return keys
+
+        return meters
 
 
 class Watch:
@@ -209,7 +221,10 @@ async def _judge_quarters(
         gain = frozen_gain(quarters, vehicles.device)
     judgements = [
         _judge_frozen(gain, facts, book, until_us),
-        judge_drift(drift, vehicles.device, facts.is_linked, book),
+        replace(
+            judge_drift(drift, vehicles.device, facts.is_linked, book),
+            meters=facts.meters_of(until_us),
+        ),
     ]
     return judgements, until_us, drift
 
@@ -228,11 +243,7 @@ def _judge_frozen(gain_kwh: Float64, facts: _Facts, book: Book, until_us: int) -
         }
         return found if facts.is_linked[row] else found | {"reason": "no_meter"}
 
-    def meters(row: int) -> list[int]:
-        of: list[int] = np.unique(facts.feeds.meter[facts.feeds.vehicle == vehicle[row]]).tolist()
-        return of
-
-    return Judgement(kind, Stream.VEHICLE, vehicle, is_on, evidence, meters)
+    return Judgement(kind, Stream.VEHICLE, vehicle, is_on, evidence, facts.meters_of(until_us))
 
 
 async def _decide(
