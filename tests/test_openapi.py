@@ -33,7 +33,7 @@ CONTRACT = {
     ("post", "/v1/analytics/refresh"): {200, 400, 503},
     ("get", "/v1/devices"): {200, 400, 503},
     ("get", "/v1/devices/{type}/{id}"): {200, 404, 503},
-    ("put", "/v1/devices/{type}/{id}"): {200, 201, 400, 404, 422, 503},
+    ("put", "/v1/devices/{type}/{id}"): {200, 201, 202, 400, 404, 422, 503},
     ("get", "/v1/events/{type}/{id}"): {200, 400, 404, 503},
     ("get", "/v1/links"): {200, 400, 503},
     ("post", "/v1/links"): {201, 400, 409, 422, 503},

@@ -119,7 +119,7 @@ def _recompute_touched(connection: Connection, late: Runs) -> None:
 
     is_newest = np.diff(seg, append=len(live)) != 0
     if (live["energy_mode"] == EnergyMode.REGISTER).any():
-        _replace_falls(connection, runs, summary, is_newest)
+        _put_falls_of_runs(connection, runs, summary, is_newest)
 
     is_open = summary.buckets["bucket_at"] == live["bucket_at"][seg[starts]]
     for name, _ in bucket_columns(kind.stream):
@@ -286,14 +286,14 @@ def rebuild(
     rebuilt = empty_rollup(stream, 0)
     if len(device):
         present, run = np.unique(np.searchsorted(live["device_id"], device), return_inverse=True)
-        carry = _carry_before(connection, stream, live[present], limits)
+        carry = carry_before(connection, stream, live[present], limits)
         runs = Runs(KINDS[stream], run, at_us, ukwh, values, live[present], carry)
         summary = summarize(runs)
         is_newest = np.diff(run, append=-1) != 0
         is_newest &= at_us >= live["last_at"][present][run]
-        _replace_falls(connection, runs, summary, is_newest)
+        _put_falls_of_runs(connection, runs, summary, is_newest)
         rebuilt = _reopen(live, present, runs, summary)
-    repaired = _replace_closed(connection, stream, closed, rebuilt)
+    repaired = replace_closed(connection, stream, closed, rebuilt)
     changed = _differs(live, before)
     if changed.any():
         rows = live.compress(changed)
@@ -335,7 +335,7 @@ def _reopen(live: Rows, present: Int64, runs: Runs, summary: Summary) -> Rows:
     return closed
 
 
-def _carry_before(
+def carry_before(
     connection: Connection, stream: Stream, live: Rows, limits: dict[str, Any]
 ) -> Rows:
     """Return, per device, the two readings before the range as a carry."""
@@ -358,7 +358,7 @@ def _carry_before(
     return carry
 
 
-def _replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows) -> int:
+def replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows) -> int:
     """Make the rollup say `new` where it said `old`; return how many buckets differed."""
     statement = statements.load("flush", stream)
     wrong = new[~np.isin(opaque(new), opaque(old))]
@@ -370,35 +370,42 @@ def _replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows
     return len(wrong) + len(gone)
 
 
-def _replace_falls(connection: Connection, runs: Runs, summary: Summary, is_newest: Bool) -> None:
+def _put_falls_of_runs(
+    connection: Connection, runs: Runs, summary: Summary, is_newest: Bool
+) -> None:
     """Make the register events of runs what their readings tell."""
     steps, device = summary.steps, runs.device["device_id"][runs.run]
     first = np.flatnonzero(np.diff(runs.run, prepend=-1) != 0)
     last = np.flatnonzero(np.diff(runs.run, append=-1) != 0)
     # A reading tells of its predecessor; the newest of itself as well.
     is_first = steps.at1_us[first] == NEVER_US
+    replace_falls(
+        connection,
+        device[first],
+        np.where(is_first, steps.at_us[first], steps.at1_us[first]),
+        np.where(is_newest[last], steps.at_us[last], steps.at1_us[last]),
+        fallen(runs, steps, is_newest),
+    )
+
+
+def replace_falls(
+    connection: Connection, device: Int64, first_us: Int64, last_us: Int64, new: Rows
+) -> None:
+    """Make the register events of some devices, each in [first, last], be `new`, FALL_DTYPE."""
+    sql = statements.load("falls")
     ranges = {
-        "device_id": arrays.PgArray(device[first]),
-        "first_at": arrays.PgArray(
-            np.where(is_first, steps.at_us[first], steps.at1_us[first]), times=True
-        ),
-        "last_at": arrays.PgArray(
-            np.where(is_newest[last], steps.at_us[last], steps.at1_us[last]), times=True
-        ),
+        "device_id": arrays.PgArray(device.astype(np.int32)),
+        "first_at": arrays.PgArray(first_us, times=True),
+        "last_at": arrays.PgArray(last_us, times=True),
     }
-    record = connection.execute(
-        statements.load("recompute", runs.kind.stream)["held_falls"], ranges, binary=True
-    ).fetchone()
+    record = connection.execute(sql["held"], ranges, binary=True).fetchone()
     old = arrays.to_rows(record or (), FALL_DTYPE.names or (), FALL_DTYPE)
-    new = fallen(runs, steps, is_newest)
     wrong = new[~np.isin(opaque(new), opaque(old))]
     gone = np.setdiff1d(_names(old, "fell_at"), _names(new, "fell_at"))
     if len(wrong):
-        sql = statements.load("flush", runs.kind.stream)["put_falls"]
-        connection.execute(sql, arrays.params(wrong, names_of(wrong)))
+        connection.execute(sql["put"], arrays.params(wrong, names_of(wrong)))
     if len(gone):
-        sql = statements.load("recompute", runs.kind.stream)["delete_falls"]
-        connection.execute(sql, arrays.params(gone, names_of(gone)))
+        connection.execute(sql["delete"], arrays.params(gone, names_of(gone)))
 
 
 def _names(rows: Rows, time: str = "bucket_at") -> Rows:
