@@ -1,16 +1,13 @@
 -- name: neighbours
--- The closed buckets that late readings touch: the one before, for the two readings before
--- them; their own; and the next two that exist, which hold the next two readings.
+-- The closed buckets that late readings may touch: their own, and the next two that exist. Each
+-- holds the two readings before it.
 SELECT array_agg(device_id), {bucket_aggregates}
 FROM (
     SELECT DISTINCT ON (device_id, bucket_at) r.*
     FROM unnest(%(device_id)s::int4[], %(bucket_at)s::timestamptz[]) AS u(late_id, late_at),
     LATERAL (
-        (SELECT * FROM {stream}_rollup
-         WHERE device_id = late_id AND bucket_at < late_at ORDER BY bucket_at DESC LIMIT 1)
-        UNION ALL
-        (SELECT * FROM {stream}_rollup
-         WHERE device_id = late_id AND bucket_at >= late_at ORDER BY bucket_at LIMIT 3)
+        SELECT * FROM {stream}_rollup
+        WHERE device_id = late_id AND bucket_at >= late_at ORDER BY bucket_at LIMIT 3
     ) AS r
     ORDER BY device_id, bucket_at
 ) AS touched
