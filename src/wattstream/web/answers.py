@@ -3,6 +3,7 @@
 from typing import Any, Literal
 from zoneinfo import available_timezones
 
+from wattstream.domain.alerts import AlertKind
 from wattstream.domain.devices import Device, DeviceChange, PendingRules
 from wattstream.domain.errors import ReadingError
 from wattstream.domain.falls import Fall, FallKind
@@ -14,6 +15,7 @@ from wattstream.query.latest import LiveState
 from wattstream.query.low_efficiency import Alerts
 from wattstream.query.performance import Performance
 from wattstream.web import models
+from wattstream.web.alerts import own_thresholds
 
 _FALLS: dict[FallKind, Literal["rollover", "dip", "reset"]] = {
     FallKind.ROLLOVER: "rollover",
@@ -122,6 +124,7 @@ def device(found: Device, pending: PendingRules | None) -> models.DeviceAnswer:
         **_rules(found.rules),
         time_zone=found.time_zone,
         fleet=found.fleet,
+        alert_thresholds={AlertKind(kind): value for kind, value in found.alert_thresholds.items()},
         recomputing=waits,
     )
 
@@ -158,6 +161,7 @@ def device_change(settings: models.DeviceSettings) -> DeviceChange:
             ("register_modulus_kwh", "modulus_ukwh", modulus),
             ("rated_power_kw", "rated_w", rated),
             ("fleet", "fleet", settings.fleet),
+            ("alert_thresholds", "alert_thresholds", settings.alert_thresholds),
         )
         if name in named and value is None
     }
@@ -168,6 +172,7 @@ def device_change(settings: models.DeviceSettings) -> DeviceChange:
         heartbeat_s=settings.heartbeat_seconds if "heartbeat_seconds" in named else None,
         time_zone=zone,
         fleet=settings.fleet,
+        alert_thresholds=own_thresholds(settings.alert_thresholds),
         clear=frozenset(clear),
     )
 

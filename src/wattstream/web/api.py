@@ -13,9 +13,11 @@ import wattstream
 from wattstream.domain.errors import QueueFullError, ReadingError
 from wattstream.domain.readings import Stream, is_valid_id
 from wattstream.domain.units import NEVER_US, rfc3339
+from wattstream.query.alerts import AlertQueries
 from wattstream.query.queries import Queries
 from wattstream.stats import Stats
 from wattstream.web import answers, models
+from wattstream.web.alerts import add_alerts
 from wattstream.web.clock import add_clock
 from wattstream.web.documents import AWAY, BAD, RULE, UNKNOWN, DeviceId, DeviceType, Limit
 from wattstream.web.errors import add_error_handlers
@@ -43,6 +45,7 @@ class Context:
     """
 
     queries: Queries
+    alerts: AlertQueries
     stats: Stats
     is_full: Callable[[], bool]
     ingest_paths: dict[str, Any]
@@ -65,6 +68,7 @@ def create_api(context: Context) -> FastAPI:
     _add_registry(app, context)
     add_fleet(app, context.queries)
     add_links(app, context.queries)
+    add_alerts(app, context.alerts)
     add_clock(app, context.queries)
     add_rejections(app, context.queries)
     _add_operations(app, context)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from wattstream.domain.alerts import AlertKind
 from wattstream.domain.efficiency import Status
 from wattstream.domain.links import AcSource
 from wattstream.domain.register import MAX_RATED_W
@@ -180,6 +181,7 @@ class DeviceAnswer(RulesAnswer, DeviceName):
 
     time_zone: str
     fleet: str | None
+    alert_thresholds: dict[AlertKind, float | None]
     recomputing: PendingRulesAnswer | None
 
 
@@ -188,6 +190,11 @@ class DevicesAnswer(Model):
 
     devices: list[DeviceAnswer]
     next: str | None
+
+
+# Keys of JSON are strings, which strict validation would not take for a kind.
+_Kind = Annotated[AlertKind, Field(strict=False)]
+_Threshold = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class DeviceSettings(Model):
@@ -205,6 +212,7 @@ class DeviceSettings(Model):
     heartbeat_seconds: Annotated[int, Field(ge=1, le=86_400)] = 60
     time_zone: Annotated[str, Field(min_length=1, max_length=64)] = "UTC"
     fleet: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")] | None = None
+    alert_thresholds: dict[_Kind, _Threshold | None] | None = None
 
 
 class EventAnswer(Model):

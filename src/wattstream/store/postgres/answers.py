@@ -132,6 +132,12 @@ class PostgresSnapshot:
         )
         return FleetFeeds(vehicle, meter, start_us, end_us, is_twin.astype(np.bool_))
 
+    async def keyed(self, stream: Stream, keys: Sequence[int]) -> dict[int, Device]:
+        """Return devices of a stream by key."""
+        wanted = arrays.PgArray(np.array(keys, np.int32))
+        rows = await self._all("registry", "keyed", stream, device_id=wanted)
+        return {row[0]: to_device(stream, row) for row in rows}
+
     async def named(self, keys: Sequence[int]) -> dict[int, str]:
         """Return the outside ids of devices by key."""
         wanted = arrays.PgArray(np.array(keys, np.int32))
@@ -302,8 +308,8 @@ def _totals_and_edges(window: Window, row: Any) -> tuple[Totals, list[RawBucket]
 
 def to_device(stream: Stream, row: Any) -> Device:
     """Return a device from a row of the registry."""
-    key, external_id, fleet, time_zone, *rules = row
-    return Device(key, stream, external_id, to_rules(rules), fleet, time_zone)
+    key, external_id, fleet, time_zone, thresholds, *rules = row
+    return Device(key, stream, external_id, to_rules(rules), fleet, time_zone, thresholds or {})
 
 
 def to_rules(row: Any) -> Rules:

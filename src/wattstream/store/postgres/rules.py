@@ -5,8 +5,10 @@ the writers: its closed buckets are computed without a lock, and under the lock 
 meanwhile. Until then the device counts by its old rules, so every answer is of one kind.
 """
 
+import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,13 +71,18 @@ def change_device(
         after = _changed(before, wanted, change)
         connection.execute(
             registry["describe"],
-            {"device_id": key, "fleet": after.fleet, "time_zone": after.time_zone},
+            {
+                "device_id": key,
+                "fleet": after.fleet,
+                "time_zone": after.time_zone,
+                "alert_thresholds": json.dumps(own) if (own := after.alert_thresholds) else None,
+            },
         )
         if after.rules == wanted:
-            return _with_rules(after, before.rules), is_new
+            return replace(after, rules=before.rules), is_new
         if after.rules != before.rules and _is_long(connection, stream, live, at_once_readings):
             connection.execute(sql["put_pending"], {"device_id": key, **_columns(after.rules)})
-            return _with_rules(after, before.rules), is_new
+            return replace(after, rules=before.rules), is_new
         connection.execute(sql["delete_pending"], {"device_id": key})
         if after.rules != before.rules:
             _set_rules(connection, stream, live, after.rules)
@@ -280,12 +287,6 @@ def _set_rules(connection: Connection, stream: Stream, live: Rows, rules: Rules)
         live[column] = value
 
 
-def _with_rules(device: Device, rules: Rules) -> Device:
-    return Device(
-        device.key, device.stream, device.external_id, rules, device.fleet, device.time_zone
-    )
-
-
 def _changed(device: Device, rules: Rules, change: DeviceChange) -> Device:
     """Return a device with the named settings changed, starting from some rules."""
 
@@ -305,4 +306,5 @@ def _changed(device: Device, rules: Rules, change: DeviceChange) -> Device:
         ),
         pick("fleet", device.fleet),
         pick("time_zone", device.time_zone),
+        pick("alert_thresholds", device.alert_thresholds) or {},
     )

@@ -4,9 +4,9 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psycopg
@@ -21,6 +21,7 @@ from wattstream.domain.readings import Readings, Rejection, Stream
 from wattstream.domain.units import DAY_US, bucket_ceil, bucket_floor
 from wattstream.store.port import Snapshot, Verdict, Written
 from wattstream.store.postgres import arrays, links, statements
+from wattstream.store.postgres.alerts import PostgresAlerts, PostgresAlertSnapshot
 from wattstream.store.postgres.answers import PostgresSnapshot
 from wattstream.store.postgres.connections import (
     APPLICATION_NAME,
@@ -34,11 +35,13 @@ from wattstream.store.postgres.recompute import lock, rebuild
 from wattstream.store.postgres.rejections import keep, prune_part
 from wattstream.store.postgres.rules import AT_ONCE_READINGS, change_device, recompute_waiting
 
-WRITE_CONNECTIONS = 5
+WRITE_CONNECTIONS = 6
 _RECOMPUTE_EVERY_S, _RECOMPUTE_SOON_S = 10.0, 0.2
 _REFRESH_DEVICES = 64
 _PACKED_FROM = 1000  # a smaller flush is packed sooner than handed to another thread
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+
+View = TypeVar("View", bound=PostgresSnapshot)
 
 _log = structlog.get_logger()
 
@@ -62,6 +65,8 @@ class PostgresStore:
         }
         self._keeper = Worker(conninfo, "keeper")
         self._admin = Worker(conninfo, "admin")
+        self._alerter = Worker(conninfo, "alerts")
+        self.alerts = PostgresAlerts(partial(self._view, PostgresAlertSnapshot), self._alerter)
         self._recomputer = Worker(conninfo, "recomputer")
         self._has_changed = asyncio.Event()
         self._stop = threading.Event()
@@ -85,7 +90,13 @@ class PostgresStore:
     async def close(self) -> None:
         """Finish what is under way and close every connection."""
         self._stop.set()
-        workers = (*self._lanes.values(), self._keeper, self._admin, self._recomputer)
+        workers = (
+            *self._lanes.values(),
+            self._keeper,
+            self._admin,
+            self._alerter,
+            self._recomputer,
+        )
         await asyncio.gather(*(worker.close() for worker in workers))
         for packer in self._packers.values():
             packer.shutdown()
@@ -129,9 +140,12 @@ class PostgresStore:
             pruned += part
         return pruned
 
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Snapshot]:
+    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """Open a consistent view."""
+        return self._view(PostgresSnapshot)
+
+    @asynccontextmanager
+    async def _view(self, kind: type[View]) -> AsyncIterator[View]:
         try:
             async with (
                 self._pool.connection() as connection,
@@ -139,7 +153,7 @@ class PostgresStore:
                 connection.pipeline(),
                 connection.transaction(),
             ):
-                yield PostgresSnapshot(connection)
+                yield kind(connection)
         except _AWAY as error:
             raise await self._unavailable(error) from error
 
