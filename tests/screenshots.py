@@ -78,7 +78,8 @@ def take(url: str, folder: Path) -> None:
     with opened_browser() as browser:
         if browser is None:
             sys.exit("No Chromium: apt-get install chromium, or playwright install chromium")
-        vehicle = httpx.get(f"{url}/v1/analytics/alerts").json()["alerts"][0]["vehicleId"]
+        losing = httpx.get(f"{url}/v1/analytics/alerts").json()["alerts"]
+        vehicle = max(losing, key=lambda each: each["totalAc"] - each["totalDc"])["vehicleId"]
         views = {
             "fleet": "/",
             "devices": "/devices",

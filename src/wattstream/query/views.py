@@ -1,15 +1,20 @@
 """What people look at, behind one object: live changes, overviews, the last day, lists."""
 
+import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
 from wattstream.domain.readings import Stream
+from wattstream.domain.units import MICRO
 from wattstream.query.changes import Changes
 from wattstream.query.fleet_day import FleetDay
 from wattstream.query.latest import LiveState, state_of
+from wattstream.query.low_efficiency import Alerts
 from wattstream.query.overview import Overviews
 from wattstream.query.queries import Queries
 from wattstream.store.view_port import DeviceSearch, Shown, SortKey, ViewStore
+
+_LOSING_EVERY_US = 60 * MICRO
 
 
 class Listed(NamedTuple):
@@ -36,6 +41,9 @@ class Views:
 
     def __init__(self, store: ViewStore, queries: Queries, silent: float) -> None:
         self._store = store
+        self._queries = queries
+        self._losing: tuple[int, Alerts] | None = None
+        self._lock = asyncio.Lock()
         self.clock_us: Callable[[], int] = queries.clock_us
         self.silent = silent
         self.changes = Changes(store)
@@ -43,6 +51,15 @@ class Views:
         self.overviews = Overviews(
             store, lambda: queries.fleet(None, None, None), self.clock_us, silent
         )
+
+    async def losing(self) -> Alerts:
+        """Return vehicles below the engine's threshold, as they were a minute ago at most."""
+        async with self._lock:
+            now_us = self.clock_us()
+            if self._losing is None or now_us >= self._losing[0] + _LOSING_EVERY_US:
+                found = await self._queries.low_efficiency(self._queries.threshold)
+                self._losing = (now_us, found)
+            return self._losing[1]
 
     async def search(
         self,

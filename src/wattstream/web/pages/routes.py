@@ -167,7 +167,7 @@ def add_pages(app: FastAPI, pages: Pages) -> Callable[[Request], Awaitable[Respo
 
 async def _fleet(pages: Pages) -> Facts:
     overview = await pages.views.overviews.now()
-    low = await pages.queries.low_efficiency(pages.queries.threshold)
+    low = await pages.views.losing()
     return {
         "now": summary_of(overview),
         "reported": {stream.value: each for stream, each in overview.reported.items()},
