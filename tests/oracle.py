@@ -149,6 +149,7 @@ class MemoryStore:
             rules=Rules(**rules),  # type: ignore[arg-type]
             fleet=pick("fleet", device.fleet),
             time_zone=pick("time_zone", device.time_zone),
+            alert_thresholds=pick("alert_thresholds", device.alert_thresholds) or {},
         )
         self.registry[stream, external_id] = device
         return device, is_new
@@ -275,6 +276,9 @@ class MemoryStore:
                     ]
         columns = np.array(rows, np.int64).reshape(-1, 5).T
         return FleetFeeds(*columns[:4], columns[4].astype(np.bool_))
+
+    async def keyed(self, stream: Stream, keys: Sequence[int]) -> dict[int, Device]:
+        return {device.key: device for device in self.registry.values() if device.key in keys}
 
     async def named(self, keys: Sequence[int]) -> dict[int, str]:
         return {

@@ -194,7 +194,7 @@ def thresholds_of(
     kind: AlertKind,
     devices: Int64,
     usual: float,
-    overrides: Mapping[int, Mapping[AlertKind, float | None]],
+    overrides: Mapping[int, Mapping[str, float | None]],
 ) -> Float64:
     """Return each device's threshold of a kind; NaN where the device has it switched off.
 
@@ -202,7 +202,7 @@ def thresholds_of(
         kind: Of the alert.
         devices: Keys, ascending.
         usual: For devices without one of their own.
-        overrides: By device key; None switches off.
+        overrides: By device key and kind; None switches off.
     """
     column = np.full(len(devices), usual)
     own = [

@@ -1,6 +1,7 @@
 """Devices of the registry and their settings."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from wattstream.domain.readings import Stream
 from wattstream.domain.register import Rules
@@ -15,6 +16,7 @@ class Device:
         external_id: The id it reports.
         fleet: Label, or None.
         time_zone: IANA name.
+        alert_thresholds: Its own, by kind of alert; None switches a kind off.
     """
 
     key: int
@@ -23,6 +25,7 @@ class Device:
     rules: Rules
     fleet: str | None
     time_zone: str
+    alert_thresholds: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,4 +42,5 @@ class DeviceChange:
     heartbeat_s: int | None = None
     time_zone: str | None = None
     fleet: str | None = None
+    alert_thresholds: Mapping[str, float | None] | None = None
     clear: frozenset[str] = frozenset()

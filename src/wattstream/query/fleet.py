@@ -7,11 +7,11 @@ import numpy as np
 from wattstream.domain.efficiency import Status, efficiency, status
 from wattstream.domain.links import AcSource
 from wattstream.domain.readings import Stream
-from wattstream.domain.units import DAY_US, MICRO, Int64, bucket_ceil
-from wattstream.query.latest import find
+from wattstream.domain.units import DAY_US, MICRO, bucket_ceil
+from wattstream.query.linked import linked_energy
 from wattstream.query.performance import BATTERY_TEMP
-from wattstream.query.window import stream_totals, window_totals
-from wattstream.store.port import DeviceTotals, FleetFeeds, Snapshot, Store, Totals
+from wattstream.query.window import stream_totals
+from wattstream.store.port import Store, Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,56 +114,29 @@ async def low_efficiency(store: Store, now_us: int, *, same_id: bool, threshold:
     async with store.snapshot() as snapshot:
         newest = [(await snapshot.stats(stream)).last_at_us for stream in Stream]
         end_us = max(start_us, max(newest) + 1)
-        ac_of = await snapshot.fleet_totals(Stream.METER, start_us)
-        dc_of = await snapshot.fleet_totals(Stream.VEHICLE, start_us)
         feeds = await snapshot.fleet_feeds(same_id=same_id)
-        inside = (feeds.start_us < end_us) & (feeds.end_us > start_us)
-        is_whole = inside & (feeds.start_us <= start_us) & (feeds.end_us >= end_us)
-        ac_ukwh = np.where(is_whole, _of(ac_of, feeds.meter, ac_of.energy_ukwh), 0)
-        for row in np.flatnonzero(inside & ~is_whole).tolist():
-            ac_ukwh[row] = await _part(snapshot, feeds, row, start_us, end_us)
-        vehicles, of = np.unique(feeds.vehicle[inside], return_inverse=True)
-        ac = np.zeros(len(vehicles), np.int64)
-        np.add.at(ac, of, ac_ukwh[inside])
-        dc = _of(dc_of, vehicles, dc_of.energy_ukwh)
-        is_known = (ac > 0) & (_of(dc_of, vehicles, dc_of.readings) > 0)
+        energy = await linked_energy(snapshot, feeds, start_us, end_us)
+        ac, dc = energy.ac_ukwh, energy.dc_ukwh
+        is_known = (ac > 0) & (energy.dc_readings > 0)
         value = np.where(is_known, dc / np.where(is_known, ac, 1), np.inf)
-        low = np.flatnonzero(value < threshold)
-        rows = np.flatnonzero(inside)
-        linked = {int(place): rows[of == place] for place in low}
+        low = np.flatnonzero(value < threshold).tolist()
+        linked = {place: energy.links_of(place) for place in low}
         names = await snapshot.named(
             [
-                *vehicles[low].tolist(),
-                *(k for r in linked.values() for k in feeds.meter[r].tolist()),
+                *energy.vehicle[low].tolist(),
+                *(key for links in linked.values() for key in energy.link_meter[links].tolist()),
             ]
         )
     found = [
         LowEfficiency(
-            names[int(vehicles[place])],
+            names[int(energy.vehicle[place])],
             float(value[place]),
             int(ac[place]),
             int(dc[place]),
-            sorted({names[key] for key in feeds.meter[of_vehicle].tolist()}),
-            AcSource.SAME_ID if feeds.is_twin[of_vehicle[0]] else AcSource.LINK,
+            sorted({names[key] for key in energy.link_meter[links].tolist()}),
+            AcSource.SAME_ID if energy.link_is_twin[links[0]] else AcSource.LINK,
         )
-        for place, of_vehicle in linked.items()
+        for place, links in linked.items()
     ]
     found.sort(key=lambda alert: (alert.efficiency, alert.vehicle_id))
     return Alerts(start_us, end_us, found)
-
-
-async def _part(snapshot: Snapshot, feeds: FleetFeeds, row: int, start_us: int, end_us: int) -> int:
-    """Return the AC energy of a link that begins or ends inside the window, micro-kWh."""
-    key = int(feeds.meter[row])
-    meter = await find(snapshot, Stream.METER, (await snapshot.named([key]))[key])
-    first, last = max(start_us, int(feeds.start_us[row])), min(end_us, int(feeds.end_us[row]))
-    (total,) = await window_totals(snapshot, [(meter, first, last)])
-    return total.energy_ukwh
-
-
-def _of(totals: DeviceTotals, keys: Int64, column: Int64) -> Int64:
-    """Return the values of a column of totals for some devices, 0 for those without any."""
-    if len(totals.key) == 0:
-        return np.zeros(len(keys), np.int64)
-    place = np.minimum(np.searchsorted(totals.key, keys), len(totals.key) - 1)
-    return np.where(totals.key[place] == keys, column[place], 0)

@@ -198,6 +198,9 @@ class Snapshot(Protocol):
     async def fleet_feeds(self, *, same_id: bool) -> FleetFeeds:
         """Return the links of all vehicles, with twins where `same_id`."""
 
+    async def keyed(self, stream: Stream, keys: Sequence[int]) -> dict[int, Device]:
+        """Return devices of a stream by key."""
+
     async def named(self, keys: Sequence[int]) -> dict[int, str]:
         """Return the outside ids of devices by key."""
 

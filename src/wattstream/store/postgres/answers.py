@@ -100,6 +100,12 @@ class PostgresSnapshot:
         )
         return FleetFeeds(vehicle, meter, start_us, end_us, is_twin.astype(np.bool_))
 
+    async def keyed(self, stream: Stream, keys: Sequence[int]) -> dict[int, Device]:
+        """Return devices of a stream by key."""
+        wanted = arrays.PgArray(np.array(keys, np.int32))
+        rows = await self._all("registry", "keyed", stream, device_id=wanted)
+        return {row[0]: to_device(stream, row) for row in rows}
+
     async def named(self, keys: Sequence[int]) -> dict[int, str]:
         """Return the outside ids of devices by key."""
         wanted = arrays.PgArray(np.array(keys, np.int32))
@@ -211,6 +217,6 @@ def _raw_bucket(row: Sequence[Any], width: int) -> RawBucket:
 
 def to_device(stream: Stream, row: Any) -> Device:
     """Return a device from a row of the registry."""
-    key, external_id, fleet, time_zone, mode, modulus, rated, heartbeat = row
+    key, external_id, fleet, time_zone, thresholds, mode, modulus, rated, heartbeat = row
     rules = Rules(EnergyMode(mode), modulus or None, rated or None, heartbeat)
-    return Device(key, stream, external_id, rules, fleet, time_zone)
+    return Device(key, stream, external_id, rules, fleet, time_zone, thresholds or {})

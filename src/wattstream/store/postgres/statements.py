@@ -109,7 +109,8 @@ def _placeholders(stream: Stream) -> dict[str, str]:
             f"(l.{name} + l.day_{name} + coalesce(x.{name}, 0))::int8 AS {name}" for name in added
         ),
         "since_totals": ", ".join(f"coalesce(sum({name}), 0)::int8" for name in added),
-        "sum_names": ", ".join(sum_columns(stream)),
+        "sum_names": ", ".join(added),
+        "sum_aggregates": ", ".join(f"array_agg({name})" for name in added),
         "measured_sums": "".join(f", coalesce(sum({name}), 0)::int8" for name in sums),
     }
 

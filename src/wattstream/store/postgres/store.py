@@ -1,12 +1,13 @@
 """The store on PostgreSQL: a lane per stream, workers for the rest, a pool that answers."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psycopg
@@ -22,6 +23,7 @@ from wattstream.domain.register import Rules
 from wattstream.domain.units import DAY_US, bucket_ceil, bucket_floor
 from wattstream.store.port import Snapshot, Verdict, Written
 from wattstream.store.postgres import arrays, links, statements
+from wattstream.store.postgres.alerts import PostgresAlerts, PostgresAlertSnapshot
 from wattstream.store.postgres.answers import PostgresSnapshot, to_device
 from wattstream.store.postgres.connections import (
     APPLICATION_NAME,
@@ -35,10 +37,12 @@ from wattstream.store.postgres.live import new_version
 from wattstream.store.postgres.recompute import lock, rebuild
 
 MAX_RECORD_BYTES = 8192
-WRITE_CONNECTIONS = 4
+WRITE_CONNECTIONS = 5
 _REFRESH_DEVICES = 64
 _PACKED_FROM = 1000  # a smaller flush is packed sooner than handed to another thread
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+
+View = TypeVar("View", bound=PostgresSnapshot)
 
 _log = structlog.get_logger()
 
@@ -58,6 +62,8 @@ class PostgresStore:
         }
         self._keeper = Worker(conninfo, "keeper")
         self._admin = Worker(conninfo, "admin")
+        self._alerter = Worker(conninfo, "alerts")
+        self.alerts = PostgresAlerts(partial(self._view, PostgresAlertSnapshot), self._alerter)
         self._pool = AsyncConnectionPool(
             conninfo,
             min_size=min(2, read_connections),
@@ -77,7 +83,7 @@ class PostgresStore:
 
     async def close(self) -> None:
         """Finish what is under way and close every connection."""
-        workers = (*self._lanes.values(), self._keeper, self._admin)
+        workers = (*self._lanes.values(), self._keeper, self._admin, self._alerter)
         await asyncio.gather(*(worker.close() for worker in workers))
         for packer in self._packers.values():
             packer.shutdown()
@@ -113,9 +119,12 @@ class PostgresStore:
         """Keep what was refused."""
         await self._keeper.run(partial(_keep, rejections, rejected_at_us))
 
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Snapshot]:
+    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """Open a consistent view."""
+        return self._view(PostgresSnapshot)
+
+    @asynccontextmanager
+    async def _view(self, kind: type[View]) -> AsyncIterator[View]:
         try:
             async with (
                 self._pool.connection() as connection,
@@ -123,7 +132,7 @@ class PostgresStore:
                 connection.pipeline(),
                 connection.transaction(),
             ):
-                yield PostgresSnapshot(connection)
+                yield kind(connection)
         except _AWAY as error:
             raise await self._unavailable(error) from error
 
@@ -223,7 +232,14 @@ class PostgresStore:
             after = _changed(before, change)
             connection.execute(
                 registry["describe"],
-                {"device_id": key, "fleet": after.fleet, "time_zone": after.time_zone},
+                {
+                    "device_id": key,
+                    "fleet": after.fleet,
+                    "time_zone": after.time_zone,
+                    "alert_thresholds": json.dumps(own)
+                    if (own := after.alert_thresholds)
+                    else None,
+                },
             )
             if after.rules != before.rules:
                 columns = {
@@ -356,4 +372,5 @@ def _changed(device: Device, change: DeviceChange) -> Device:
         ),
         pick("fleet", device.fleet),
         pick("time_zone", device.time_zone),
+        pick("alert_thresholds", device.alert_thresholds) or {},
     )

@@ -3,7 +3,7 @@
 WITH v AS (
     SELECT device_id FROM devices WHERE stream = 'vehicle' AND external_id = %(external_id)s
 )
-SELECT is_twin, start_at, end_at, d.device_id, d.external_id, d.fleet, d.time_zone,
+SELECT is_twin, start_at, end_at, d.device_id, d.external_id, d.fleet, d.time_zone, d.alert_thresholds,
     m.energy_mode, m.modulus_ukwh, m.rated_w, m.heartbeat_s
 FROM (
     SELECT false AS is_twin, link_id, meter_id, start_at, end_at

@@ -14,16 +14,24 @@ SELECT id FROM unnest(%(device_id)s::int4[]) AS u(id) ORDER BY id
 ON CONFLICT (device_id) DO NOTHING
 
 -- name: describe
-UPDATE devices SET fleet = %(fleet)s, time_zone = %(time_zone)s WHERE device_id = %(device_id)s
+UPDATE devices
+SET fleet = %(fleet)s, time_zone = %(time_zone)s, alert_thresholds = %(alert_thresholds)s::jsonb
+WHERE device_id = %(device_id)s
 
 -- name: device
-SELECT d.device_id, d.external_id, d.fleet, d.time_zone,
+SELECT d.device_id, d.external_id, d.fleet, d.time_zone, d.alert_thresholds,
     l.energy_mode, l.modulus_ukwh, l.rated_w, l.heartbeat_s
 FROM devices AS d JOIN {stream}_live AS l USING (device_id)
 WHERE d.stream = '{stream}' AND d.external_id = %(external_id)s
 
+-- name: keyed
+SELECT d.device_id, d.external_id, d.fleet, d.time_zone, d.alert_thresholds,
+    l.energy_mode, l.modulus_ukwh, l.rated_w, l.heartbeat_s
+FROM devices AS d JOIN {stream}_live AS l USING (device_id)
+WHERE d.device_id = ANY(%(device_id)s::int4[])
+
 -- name: devices
-SELECT d.device_id, d.external_id, d.fleet, d.time_zone,
+SELECT d.device_id, d.external_id, d.fleet, d.time_zone, d.alert_thresholds,
     l.energy_mode, l.modulus_ukwh, l.rated_w, l.heartbeat_s
 FROM devices AS d JOIN {stream}_live AS l USING (device_id)
 WHERE d.stream = '{stream}' AND d.external_id > %(after)s

@@ -42,3 +42,10 @@ COMMENT ON TABLE alert_events IS 'Openings and resolutions that the webhook has 
 ALTER TABLE devices ADD COLUMN alert_thresholds jsonb;
 CREATE INDEX devices_alert_thresholds ON devices (device_id) WHERE alert_thresholds IS NOT NULL;
 COMMENT ON COLUMN devices.alert_thresholds IS 'Thresholds of its own by kind of alert; null switches a kind off.';
+
+CREATE TABLE vehicle_drift (
+    device_id int4 PRIMARY KEY,
+    layout    int8 NOT NULL,
+    state     bytea NOT NULL
+) WITH (fillfactor = 50);
+COMMENT ON TABLE vehicle_drift IS 'What the detector of drifts remembers of each vehicle; a state of another layout is forgotten.';
