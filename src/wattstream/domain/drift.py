@@ -17,7 +17,7 @@ import numpy as np
 from wattstream.domain import baseline
 from wattstream.domain.units import BUCKET_US, DAY_US, MICRO, NEVER_US, Bool, Float64, Int64, Rows
 
-DECISION = 17.0
+DECISION = 16.5
 """Sum that is a drift, standard deviations of a quarter-hour. 1 in some thousand healthy devices
 passes it in a month; `wattstream bench --only detection` measures it."""
 ALLOWANCE = 0.35
