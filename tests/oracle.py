@@ -15,6 +15,7 @@ import numpy as np
 
 from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.errors import NotFoundError, ReadingError
+from wattstream.domain.falls import Fall, FallKind
 from wattstream.domain.holdings import DayCount, KeptRejection, Repair, StreamStats
 from wattstream.domain.links import Feeds, KeptLink, Link, OverlapError
 from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
@@ -205,6 +206,20 @@ class MemoryStore:
         at = max(history)
         values, received_at = history[at]
         return Latest(at, received_at, values, sum(self.contributions(device)[at]))
+
+    async def falls(self, device: Device, after_us: int, limit: int) -> list[Fall]:
+        parts = self.contributions(device)
+        history = self.readings[device.stream, device.external_id]
+        ordered = sorted((at, values.energy_ukwh) for at, (values, _) in history.items())
+        found = []
+        for (at0, value0), (at, value), (_, value2) in zip(
+            ordered, ordered[1:], [*ordered[2:], (0, -1)], strict=False
+        ):
+            if device.rules.energy_mode == 1 and value < value0 and at > after_us:
+                kind = FallKind.DIP if value2 >= value0 else FallKind.RESET
+                kind = FallKind.ROLLOVER if any(parts[at]) else kind
+                found.append(Fall(at, value, at0, value0, kind))
+        return found[:limit]
 
     async def feeds(self, vehicle: Device, *, same_id: bool) -> Feeds:
         found = [link for link in self.linked.values() if link.vehicle_id == vehicle.external_id]

@@ -18,7 +18,7 @@ from test_store import NOW, opened
 from wattstream.domain.devices import DeviceChange
 from wattstream.domain.readings import KINDS, Readings, Stream
 from wattstream.domain.register import EnergyMode, Rules
-from wattstream.domain.units import BUCKET_US, MICRO, bucket_floor
+from wattstream.domain.units import BUCKET_US, MICRO, NEVER_US, bucket_floor
 from wattstream.query.window import stream_totals, window_totals
 from wattstream.store.port import DeviceTotals, Snapshot, Store
 from wattstream.store.postgres import PostgresStore
@@ -128,6 +128,9 @@ async def send_and_compare(
             assert found is not None
             assert truth is not None
             assert repr(await snapshot.latest(found)) == repr(await oracle.latest(truth))
+            assert await snapshot.falls(found, NEVER_US, 99) == await oracle.falls(
+                truth, NEVER_US, 99
+            )
             cuts = [FIRST, LAST, *(rng.randrange(FIRST, LAST) for _ in range(4))]
             cuts += rng.sample(sorted(histories[device]), 1)
             for start, end in itertools.permutations(cuts, 2):
@@ -219,9 +222,23 @@ def test_refresh_finds_nothing_to_repair_and_repairs_what_was_damaged(
                 "UPDATE vehicle_live SET energy_ukwh = energy_ukwh + 1 WHERE device_id ="
                 " (SELECT min(device_id) FROM vehicle_live)"
             )
+            events = await (await connection.execute("TABLE register_events")).fetchall()
+            await connection.execute(
+                "DELETE FROM register_events WHERE kind = 2 OR fell_at = (SELECT max(fell_at)"
+                " FROM register_events)"
+            )
+            await connection.execute("UPDATE register_events SET kind = 1 WHERE kind = 3")
+            await connection.execute(
+                "INSERT INTO register_events SELECT device_id, fell_at + interval '1 second', 1,"
+                " fell_at, 2, 3 FROM register_events"
+            )
             await connection.set_read_only(True)
         assert (await store.refresh(FIRST, LAST)).buckets_repaired == 2
         assert (await store.refresh(FIRST, LAST)).buckets_repaired == 0
+        async with store._pool.connection() as connection:
+            mended = await (await connection.execute("TABLE register_events")).fetchall()
+        assert {event[-1] for event in events} >= {2, 3}
+        assert sorted(mended) == sorted(events)
 
     on_store(test)
 

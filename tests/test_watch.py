@@ -9,12 +9,11 @@ import numpy as np
 import psycopg
 import pytest
 
-from wattstream.domain.alerts import Alert, AlertKind
+from wattstream.domain.alerts import Alert, AlertFilter, AlertKind
 from wattstream.domain.devices import DeviceChange
 from wattstream.domain.links import FOREVER_US
 from wattstream.domain.readings import Readings, Stream
 from wattstream.domain.units import DAY_US, HOUR_US, MICRO
-from wattstream.store.alert_port import AlertFilter
 from wattstream.store.postgres import PostgresStore
 from wattstream.watch import Watch
 

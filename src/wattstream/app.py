@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,17 +17,21 @@ import structlog
 import uvicorn
 
 from wattstream.domain.errors import OperatorError, WattstreamError
+from wattstream.domain.units import MICRO
 from wattstream.inputs import openapi
 from wattstream.inputs.http import BATCH_PATH, ONE_PATH, HttpInput, Receive, Scope, Send
 from wattstream.pipeline.ingest import Ingest
+from wattstream.query.alerts import AlertQueries
 from wattstream.query.queries import Queries
 from wattstream.settings import Settings
 from wattstream.stats import Shared, Stats
+from wattstream.store.alert_port import AlertStore
 from wattstream.store.embedded import EmbeddedPostgres
 from wattstream.store.port import Store
 from wattstream.store.postgres import PostgresStore
 from wattstream.store.postgres.migrations import migrate
 from wattstream.store.postgres.store import WRITE_CONNECTIONS
+from wattstream.watch import Watch, Webhook, deliver_regularly, look_regularly
 from wattstream.web.api import Context, create_api
 
 BACKLOG = 2048
@@ -92,10 +96,11 @@ class Application:
         self,
         settings: Settings,
         store: Store,
+        alerts: AlertStore,
         clock: Callable[[], int] = clock_us,
         shared: Shared | None = None,
     ) -> None:
-        stats = Stats(shared)
+        self.stats = stats = Stats(shared)
         self.ingest = Ingest(
             store,
             stats,
@@ -116,6 +121,7 @@ class Application:
         self._api = create_api(
             Context(
                 queries=Queries(store, clock, settings.link_same_id, settings.efficiency_threshold),
+                alerts=AlertQueries(alerts, clock),
                 stats=stats,
                 is_full=lambda: self.ingest.is_full,
                 ingest_paths=openapi.paths(),
@@ -140,22 +146,48 @@ async def running(
         settings: All settings.
         conninfo: The database.
         shared: The counters, where the engine is one of several workers. The first of them
-            makes partitions ahead for all.
+            makes partitions ahead and watches the devices for all.
     """
     async with _opened(conninfo, settings) as store:
-        application = Application(settings, store, shared=shared)
-        prepares = shared is None or shared.number == 0
-        if prepares:
+        application = Application(settings, store, store.alerts, shared=shared)
+        is_first = shared is None or shared.number == 0
+        if is_first:
             await store.prepare(clock_us())
         writing = asyncio.create_task(application.ingest.run())
-        preparing = asyncio.create_task(_prepare_daily(store)) if prepares else None
-        try:
-            yield application
-        finally:
-            if preparing is not None:
-                preparing.cancel()
-            application.ingest.stop()
-            await writing
+        async with _beside(settings, store, application.stats) if is_first else nullcontext():
+            try:
+                yield application
+            finally:
+                application.ingest.stop()
+                await writing
+
+
+@asynccontextmanager
+async def _beside(settings: Settings, store: PostgresStore, stats: Stats) -> AsyncIterator[None]:
+    """Do beside the requests what one engine does for all: partitions, alerts, the webhook."""
+    webhook = None
+    work = [_prepare_daily(store)]
+    if settings.alert_interval:
+        watch = Watch(
+            store.alerts,
+            settings.alert_thresholds(),
+            same_id=settings.link_same_id,
+            notify=settings.webhook_url is not None,
+            interval_us=settings.alert_interval * MICRO,
+        )
+        work.append(look_regularly(watch, settings.alert_interval, clock_us, stats.show_alerts))
+    if settings.webhook_url is not None and settings.webhook_secret is not None:
+        webhook = Webhook(store.alerts, settings.webhook_url, settings.webhook_secret)
+        work.append(deliver_regularly(webhook, clock_us))
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if webhook is not None:
+            await webhook.close()
 
 
 @asynccontextmanager

@@ -10,12 +10,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from wattstream.domain.alerts import THRESHOLDS, AlertKind
 from wattstream.domain.errors import SettingsError
 
 PREFIX = "WATTSTREAM_"
 _TEST_PREFIX = "WATTSTREAM_TEST_"
+SECRET = frozenset({"database_url", "webhook_url", "webhook_secret"})
+"""Settings whose values are never shown."""
 _SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
 _BYTES = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 
@@ -38,6 +48,12 @@ Size = Annotated[int, _scaled(_BYTES, "512KiB, 16MiB or 1GiB"), Field(gt=0)]
 
 def _setting(default: Any, unit: str | None, description: str, **limits: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"unit": unit}, **limits)
+
+
+def _alert(kind: AlertKind, description: str) -> Any:
+    """Return a usual threshold; devices may have their own."""
+    limit = THRESHOLDS[kind]
+    return _setting(limit.default, limit.unit, description, ge=limit.low, le=limit.high)
 
 
 class Settings(BaseModel):
@@ -100,11 +116,56 @@ class Settings(BaseModel):
     efficiency_threshold: float = _setting(
         0.85, "fraction", "Efficiency below this is reported as a fault.", gt=0, le=1
     )
+    alert_interval: Duration = _setting(
+        60, "s", "How often the engine looks for faults of devices; 0: never."
+    )
+    alert_over_unity: float = _alert(AlertKind.OVER_UNITY, "Efficiency above this is an alert.")
+    alert_frozen_meter: float = _alert(
+        AlertKind.FROZEN_METER,
+        "Energy that a vehicle gains in a quarter-hour in which its meters gain nothing.",
+    )
+    alert_silent: float = _alert(
+        AlertKind.SILENT, "Heartbeats of a device without a reading that are an alert."
+    )
+    alert_battery_hot: float = _alert(
+        AlertKind.BATTERY_HOT, "Battery temperature that is an alert."
+    )
+    alert_efficiency_drift: float = _alert(
+        AlertKind.EFFICIENCY_DRIFT,
+        "How many times the usual evidence a slow loss of efficiency takes to be an alert.",
+    )
+    alert_clock_offset: float = _alert(
+        AlertKind.CLOCK_OFFSET, "Distance of a vehicle's and its meter's clocks that is an alert."
+    )
+    webhook_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = _setting(
+        None, None, "Where openings and resolutions of alerts are posted, http:// or https://."
+    )
+    webhook_secret: Annotated[str, Field(min_length=16)] | None = _setting(
+        None, None, "Key that posts to the webhook are signed with, 16 characters or more."
+    )
     shutdown_grace: Duration = _setting(30, "s", "How long a stop waits for requests under way.")
     log_format: Literal["console", "json"] = _setting("console", None, "Form of the log.")
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", None, "Least severe message that is logged."
     )
+
+    @model_validator(mode="after")
+    def _webhook_is_signed(self) -> "Settings":
+        if self.webhook_url is not None and self.webhook_secret is None:
+            raise ValueError(
+                f"{PREFIX}WEBHOOK_SECRET is not set: what goes to {PREFIX}WEBHOOK_URL is signed "
+                "with it; choose 16 characters or more"
+            )
+        return self
+
+    def alert_thresholds(self) -> dict[AlertKind, float]:
+        """Return the usual threshold of every kind of alert that has a setting."""
+        own = {
+            kind: getattr(self, f"alert_{kind}")
+            for kind in AlertKind
+            if f"alert_{kind}" in Settings.model_fields
+        }
+        return {AlertKind.LOW_EFFICIENCY: self.efficiency_threshold, **own}
 
 
 def unit_of(name: str) -> str | None:
@@ -154,7 +215,9 @@ def load(
 
 
 def _problem(detail: Any) -> str:
+    text: str = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:
+        return text
     name = str(detail["loc"][0])
-    text = detail["msg"].removeprefix("Value error, ")
-    shown = "(hidden)" if name == "database_url" else repr(detail["input"])
+    shown = "(hidden)" if name in SECRET else repr(detail["input"])
     return f"{PREFIX}{name.upper()}={shown}: {text}"

@@ -4,6 +4,7 @@ The rule: readings received = stored + duplicates + rejected, always.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from prometheus_client import (
     values,
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from wattstream.domain.alerts import AlertKind
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _READINGS = (1, 10, 100, 1_000, 5_000, 10_000, 20_000, 50_000, 200_000)
@@ -74,6 +77,13 @@ class Stats:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
+        self.alerts_open = Gauge(
+            "wattstream_alerts_open",
+            "Alerts that are not resolved, as the last look found them.",
+            ["kind"],
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         self.flush_seconds = self._histogram(
             "flush_seconds", "From the start of a flush to its commit.", _SECONDS, "stream"
         )
@@ -83,6 +93,11 @@ class Stats:
         self.ack_seconds = self._histogram(
             "ack_seconds", "From a request's last byte to its answer.", _SECONDS
         )
+
+    def show_alerts(self, counts: Mapping[AlertKind, int]) -> None:
+        """Show how many alerts of each kind are open."""
+        for kind, count in counts.items():
+            self.alerts_open.labels(kind).set(count)
 
     def text(self) -> bytes:
         """Return all of it as Prometheus text: of all workers, where there are several."""

@@ -18,7 +18,7 @@ from wattstream.cli.options import shown_default, with_settings
 from wattstream.cli.simulated import simulated_devices
 from wattstream.domain.errors import WattstreamError
 from wattstream.log import configure_logging
-from wattstream.settings import PREFIX, Settings, unit_of
+from wattstream.settings import PREFIX, SECRET, Settings, unit_of
 from wattstream.store.postgres.migrations import migrate
 from wattstream.workers import serve_by_workers
 
@@ -87,7 +87,7 @@ def settings_command(settings: Settings) -> None:
     table = Table("Variable", "Value", "Default", "Unit", "Help", show_lines=False)
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
-        if name == "database_url" and value is not None:
+        if name in SECRET and value is not None:
             value = "(set)"
         shown = "unset" if value is None else str(value)
         default = shown_default(name).removesuffix(f" {unit_of(name)}")

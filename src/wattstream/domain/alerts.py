@@ -74,6 +74,16 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertFilter:
+    """Which alerts are asked for; None does not narrow."""
+
+    state: AlertState | None = None
+    kind: AlertKind | None = None
+    stream: Stream | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Threshold:
     """The one number of a kind.
 
@@ -107,10 +117,12 @@ MIN_AC_UKWH = 1_000_000
 MIN_COVERAGE = 0.5
 """Share of a window that readings must cover, on both sides, for its efficiency to be judged."""
 
+RESET_SHOWN_US = DAY_US
+"""How long a reset is an alert."""
+
 _EFFICIENCY_MARGIN = 0.02
 _OVER_UNITY_MARGIN = 0.01
 _HOT_MARGIN_C = 3.0
-_RESET_SHOWN_US = DAY_US
 
 
 def judged_efficiency(
@@ -178,16 +190,14 @@ def clock_offset(offset_s: Float64, is_open: Bool, threshold: Float64) -> Bool:
     return _held(apart >= threshold, apart < threshold / 2, is_open, threshold)
 
 
-def register_reset(fell_ukwh: Int64, fell_at_us: Int64, now_us: int, threshold: Float64) -> Bool:
-    """Return where a register was reset within the last day.
+def register_reset(lost_ukwh: Int64, threshold: Float64) -> Bool:
+    """Return where a register was reset within RESET_SHOWN_US; over after that.
 
     Args:
-        fell_ukwh: What the newest reset lost, micro-kWh.
-        fell_at_us: When; NEVER_US for never.
-        now_us: The engine's clock.
+        lost_ukwh: What the newest reset took off, micro-kWh; 0 where there was none.
         threshold: Least loss that counts, kWh.
     """
-    return (fell_at_us > now_us - _RESET_SHOWN_US) & (fell_ukwh / MICRO >= threshold)
+    return np.asarray((lost_ukwh > 0) & (lost_ukwh / MICRO >= threshold))
 
 
 def thresholds_of(

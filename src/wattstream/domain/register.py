@@ -128,17 +128,17 @@ def _register_difference(steps: Steps, rules: Rows) -> tuple[Int64, Int64]:
     """Return the difference of a register, and the time of the reading it is taken from."""
     has1, has2 = steps.at1_us != NEVER_US, steps.at2_us != NEVER_US
     falls = has1 & (steps.ukwh < steps.ukwh1)
-    rolls = falls & _rolls_over(steps.ukwh, steps.at_us, steps.ukwh1, steps.at1_us, rules)
+    rolls = falls & rolls_over(steps.ukwh, steps.at_us, steps.ukwh1, steps.at1_us, rules)
     # The reading before was a dip: it fell, did not roll over, and this one is back above.
     dipped = has2 & (steps.ukwh1 < steps.ukwh2) & (steps.ukwh >= steps.ukwh2)
-    dipped &= ~_rolls_over(steps.ukwh1, steps.at1_us, steps.ukwh2, steps.at2_us, rules)
+    dipped &= ~rolls_over(steps.ukwh1, steps.at1_us, steps.ukwh2, steps.at2_us, rules)
     base = np.where(dipped, steps.ukwh2, steps.ukwh1)
     rise = np.where(has1 & ~falls, steps.ukwh - base, 0)
     difference = np.where(rolls, steps.ukwh + rules["modulus_ukwh"] - steps.ukwh1, rise)
     return difference, np.where(dipped, steps.at2_us, steps.at1_us)
 
 
-def _rolls_over(ukwh: Int64, at_us: Int64, from_ukwh: Int64, from_us: Int64, rules: Rows) -> Bool:
+def rolls_over(ukwh: Int64, at_us: Int64, from_ukwh: Int64, from_us: Int64, rules: Rows) -> Bool:
     """Return where a fall is a rollover; only meaningful where there is a fall."""
     modulus = rules["modulus_ukwh"]
     difference = ukwh + modulus - from_ukwh

@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 
+from wattstream.domain.falls import falls
 from wattstream.domain.readings import KINDS, Kind, Stream
 from wattstream.domain.register import (
     RULE_COLUMNS,
@@ -244,7 +245,12 @@ def open_buckets(live: Rows, stream: Stream) -> Rows:
     return buckets
 
 
-def advance(live: Rows, runs: Runs, received_at_us: int) -> Rows:
+def fallen(runs: Runs, steps: Steps, is_newest: Bool) -> Rows:
+    """Return the falls that the readings of runs tell of; see `falls`."""
+    return falls(steps, runs.device.take(runs.run), is_newest)
+
+
+def advance(live: Rows, runs: Runs, received_at_us: int) -> tuple[Rows, Rows]:
     """Move live rows forward, in place, by readings newer than their last.
 
     Args:
@@ -253,7 +259,8 @@ def advance(live: Rows, runs: Runs, received_at_us: int) -> Rows:
         received_at_us: When the readings came.
 
     Returns:
-        The buckets that closed, rollup_dtype, sorted by device and bucket.
+        The buckets that closed, rollup_dtype, sorted by device and bucket; and the falls that
+        these readings tell of.
     """
     carry = np.zeros(len(live), rollup_dtype(runs.kind.stream))
     for name, source in zip(CARRY, ("last_at", "last_ukwh", "prev_at", "prev_ukwh"), strict=True):
@@ -278,10 +285,11 @@ def advance(live: Rows, runs: Runs, received_at_us: int) -> Rows:
     latest = buckets.compress(is_last)
     for name, _ in bucket_columns(runs.kind.stream):
         live[name] = latest[name]
-    set_newest(live, runs, summary, np.flatnonzero(np.diff(runs.run, append=len(live)) != 0))
+    is_newest = np.diff(runs.run, append=len(live)) != 0
+    set_newest(live, runs, summary, np.flatnonzero(is_newest))
     live["received_at"] = received_at_us
     add_to_day(live, closed, np.searchsorted(live["device_id"], closed["device_id"]))
-    return closed
+    return closed, fallen(runs, summary.steps, is_newest)
 
 
 def day_start(live: Rows) -> Int64:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wattstream.domain.devices import Device, DeviceChange
+from wattstream.domain.falls import Fall
 from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
 from wattstream.domain.links import KeptLink
 from wattstream.domain.readings import Stream
@@ -76,6 +77,14 @@ class Queries:
     ) -> tuple[Device, bool]:
         """Change or make a device; return it, and whether it was made."""
         return await self.store.change_device(stream, external_id, change)
+
+    async def falls(
+        self, stream: Stream, external_id: str, after_us: int, limit: int
+    ) -> list[Fall]:
+        """Return up to `limit` falls of a device's register after a time, or NotFoundError."""
+        async with self.store.snapshot() as snapshot:
+            device = await latest.find(snapshot, stream, external_id)
+            return await snapshot.falls(device, after_us, limit)
 
     async def links(
         self, after: int, limit: int, *, meter: str | None, vehicle: str | None

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from wattstream.domain.alerts import Alert, AlertKind, AlertState
+from wattstream.domain.alerts import Alert, AlertFilter, AlertKind
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import Float64, Int64, Rows
 from wattstream.store.port import Snapshot
@@ -76,6 +76,23 @@ class QuarterHours:
 
 
 @dataclass(frozen=True, slots=True)
+class Resets:
+    """The newest reset of each register that had one, n rows sorted by key.
+
+    Attributes:
+        device: Keys, int64[n].
+        fell_at_us: int64[n].
+        ukwh: What the register said then, int64[n].
+        before_ukwh: What it had said before, int64[n].
+    """
+
+    device: Int64
+    fell_at_us: Int64
+    ukwh: Int64
+    before_ukwh: Int64
+
+
+@dataclass(frozen=True, slots=True)
 class DriftStates:
     """What the detector of drifts remembers, n rows sorted by key.
 
@@ -143,16 +160,6 @@ class Event:
     alert: Alert
 
 
-@dataclass(frozen=True, slots=True)
-class AlertFilter:
-    """Which alerts are asked for; None does not narrow."""
-
-    state: AlertState | None = None
-    kind: AlertKind | None = None
-    stream: Stream | None = None
-    device: str | None = None
-
-
 class AlertSnapshot(Snapshot, Protocol):
     """One consistent view with what the watch needs; a few statements, however many devices."""
 
@@ -170,6 +177,9 @@ class AlertSnapshot(Snapshot, Protocol):
 
     async def quarter_hours(self, stream: Stream, start_us: int, end_us: int) -> QuarterHours:
         """Return the quarter-hours of all devices that start in [start_us, end_us)."""
+
+    async def resets(self, stream: Stream, since_us: int) -> Resets:
+        """Return the newest reset of each register after a time, once a reading followed it."""
 
     async def drift_states(self) -> DriftStates:
         """Return what the detector of drifts remembers."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattstream.domain.devices import Device, DeviceChange
+from wattstream.domain.falls import Fall
 from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
 from wattstream.domain.links import Feeds, KeptLink
 from wattstream.domain.readings import Readings, Rejection, Stream
@@ -186,6 +187,9 @@ class Snapshot(Protocol):
 
     async def latest(self, device: Device) -> Latest:
         """Return the newest reading of a device."""
+
+    async def falls(self, device: Device, after_us: int, limit: int) -> list[Fall]:
+        """Return up to `limit` falls of a device's register after a time, oldest first."""
 
     async def vehicle(self, external_id: str, *, same_id: bool) -> tuple[Device | None, Feeds]:
         """Return a vehicle, or None, with its links and, where `same_id`, its twin meter."""

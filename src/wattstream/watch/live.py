@@ -1,14 +1,14 @@
-"""Faults that the newest reading of a device shows: silence, a hot battery."""
+"""Faults that the newest readings of a device show: silence, a hot battery, a register's reset."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from wattstream.domain.alerts import AlertKind, battery_hot, silent
+from wattstream.domain.alerts import AlertKind, battery_hot, register_reset, silent
 from wattstream.domain.readings import Stream
-from wattstream.domain.units import HOUR_US, MICRO, NEVER_US, rfc3339
+from wattstream.domain.units import HOUR_US, MICRO, NEVER_US, kwh, rfc3339
 from wattstream.query.performance import BATTERY_TEMP
-from wattstream.store.alert_port import LiveStates
+from wattstream.store.alert_port import LiveStates, Resets
 from wattstream.watch.judgement import Book, Evidence, Judgement, number
 
 _FRESH_US = HOUR_US  # an older temperature says nothing about now
@@ -27,6 +27,36 @@ def judge_live(
     """
     quiet = [_silence(stream, live, book, now_us, listening_us) for stream, live in states.items()]
     return [*quiet, _heat(states[Stream.VEHICLE], book, now_us)]
+
+
+def judge_resets(stream: Stream, live: LiveStates, resets: Resets, book: Book) -> Judgement:
+    """Return which registers were reset.
+
+    Args:
+        stream: Of the devices.
+        live: All devices.
+        resets: Resets of the last RESET_SHOWN_US.
+        book: Thresholds.
+    """
+    kind = AlertKind.REGISTER_RESET
+    threshold = book.thresholds(kind, live.device)
+    row_of = np.full(len(live.device), -1)
+    row_of[np.searchsorted(live.device, resets.device)] = np.arange(len(resets.device))
+    lost = np.zeros(len(live.device), np.int64)
+    lost[row_of >= 0] = (resets.before_ukwh - resets.ukwh)[row_of[row_of >= 0]]
+
+    def evidence(row: int) -> Evidence:
+        place = int(row_of[row])
+        found: Evidence = {"thresholdKwh": number(threshold[row])}
+        if place < 0:
+            return found | {"reason": "no_reset_for_a_day"}
+        return found | {
+            "fellAt": rfc3339(int(resets.fell_at_us[place])),
+            "beforeKwh": kwh(int(resets.before_ukwh[place])),
+            "afterKwh": kwh(int(resets.ukwh[place])),
+        }
+
+    return Judgement(kind, stream, live.device, register_reset(lost, threshold), evidence)
 
 
 def _silence(

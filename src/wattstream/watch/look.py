@@ -1,12 +1,13 @@
 """A look: read the state of all devices, decide, open and resolve alerts."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from wattstream.domain.alerts import THRESHOLDS, AlertKind, frozen_meter
+from wattstream.domain.alerts import RESET_SHOWN_US, THRESHOLDS, AlertKind, frozen_meter
 from wattstream.domain.errors import WattstreamError
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import (
@@ -35,7 +36,7 @@ from wattstream.store.port import FleetFeeds
 from wattstream.watch.day import judge_day
 from wattstream.watch.drift import followed, judge_drift
 from wattstream.watch.judgement import Book, Evidence, Judgement, number
-from wattstream.watch.live import judge_live
+from wattstream.watch.live import judge_live, judge_resets
 from wattstream.watch.quarters import frozen_gain, paired
 
 USUAL: Mapping[AlertKind, float] = {kind: limit.default for kind, limit in THRESHOLDS.items()}
@@ -146,6 +147,10 @@ class Watch:
         listening_us = now_us if self._listening_us is None else self._listening_us
         judgements = judge_live(live, book, now_us, listening_us)
 
+        for stream, states in live.items():
+            resets = await snapshot.resets(stream, now_us - RESET_SHOWN_US)
+            judgements.append(judge_resets(stream, states, resets, book))
+
         vehicles, meters = live[Stream.VEHICLE], live[Stream.METER]
         newest_us = max(int(states.last_at_us.max(initial=NEVER_US)) for states in live.values())
         start_us = default_start(now_us)
@@ -174,7 +179,9 @@ async def _judge_quarters(
     gain: Float64 = np.full(len(vehicles.device), np.nan)
     for start_us in range(begin_us, until_us, _AT_ONCE_US):
         limits = (start_us - _LATE_US, min(start_us + _AT_ONCE_US, until_us))
-        quarters = paired(
+        # In a thread, as all of it takes longer than requests should wait.
+        quarters = await asyncio.to_thread(
+            paired,
             facts.feeds,
             await snapshot.quarter_hours(Stream.VEHICLE, *limits),
             await snapshot.quarter_hours(Stream.METER, *limits),
@@ -182,8 +189,14 @@ async def _judge_quarters(
             meters,
         )
         settled_us = limits[1] - _LATE_US
-        drift = followed(
-            drift, quarters, facts.feeds, vehicles.device, book=book, settled_us=settled_us
+        drift = await asyncio.to_thread(
+            followed,
+            drift,
+            quarters,
+            facts.feeds,
+            vehicles.device,
+            book=book,
+            settled_us=settled_us,
         )
         gain = frozen_gain(quarters, vehicles.device)
     judgements = [

@@ -1,9 +1,12 @@
 """From the values of the query floor to the JSON of the API."""
 
+from typing import Literal
 from zoneinfo import available_timezones
 
+from wattstream.domain.alerts import AlertKind
 from wattstream.domain.devices import Device, DeviceChange
 from wattstream.domain.errors import ReadingError
+from wattstream.domain.falls import Fall, FallKind
 from wattstream.domain.holdings import KeptRejection, StreamStats
 from wattstream.domain.readings import Stream
 from wattstream.domain.register import EnergyMode
@@ -12,6 +15,13 @@ from wattstream.query.fleet import Alerts, FleetPerformance
 from wattstream.query.latest import LiveState
 from wattstream.query.performance import Performance
 from wattstream.web import models
+from wattstream.web.alerts import own_thresholds
+
+_FALLS: dict[FallKind, Literal["rollover", "dip", "reset"]] = {
+    FallKind.ROLLOVER: "rollover",
+    FallKind.DIP: "dip",
+    FallKind.RESET: "reset",
+}
 
 
 def status(state: LiveState, now_us: int) -> models.MeterStatus | models.VehicleStatus:
@@ -131,6 +141,7 @@ def device(found: Device) -> models.DeviceAnswer:
         heartbeat_seconds=rules.heartbeat_s,
         time_zone=found.time_zone,
         fleet=found.fleet,
+        alert_thresholds={AlertKind(kind): value for kind, value in found.alert_thresholds.items()},
     )
 
 
@@ -156,6 +167,7 @@ def device_change(settings: models.DeviceSettings) -> DeviceChange:
             ("register_modulus_kwh", "modulus_ukwh", modulus),
             ("rated_power_kw", "rated_w", rated),
             ("fleet", "fleet", settings.fleet),
+            ("alert_thresholds", "alert_thresholds", settings.alert_thresholds),
         )
         if name in named and value is None
     }
@@ -166,7 +178,19 @@ def device_change(settings: models.DeviceSettings) -> DeviceChange:
         heartbeat_s=settings.heartbeat_seconds if "heartbeat_seconds" in named else None,
         time_zone=zone,
         fleet=settings.fleet,
+        alert_thresholds=own_thresholds(settings.alert_thresholds),
         clear=frozenset(clear),
+    )
+
+
+def event(fall: Fall) -> models.EventAnswer:
+    """Return a fall of a register as JSON."""
+    return models.EventAnswer(
+        at=rfc3339(fall.at_us),
+        kind=_FALLS[fall.kind],
+        kwh=kwh(fall.ukwh),
+        before_at=rfc3339(fall.before_us),
+        before_kwh=kwh(fall.before_ukwh),
     )
 
 

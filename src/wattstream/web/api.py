@@ -12,17 +12,22 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 import wattstream
 from wattstream.domain.errors import QueueFullError, ReadingError
 from wattstream.domain.readings import Stream, is_valid_id
+from wattstream.domain.units import NEVER_US, rfc3339
+from wattstream.query.alerts import AlertQueries
 from wattstream.query.queries import Queries
 from wattstream.stats import Stats
 from wattstream.web import answers, models
+from wattstream.web.alerts import add_alerts
 from wattstream.web.documents import AWAY, BAD, RULE, UNKNOWN, DeviceId, DeviceType, Limit
 from wattstream.web.errors import add_error_handlers
 from wattstream.web.links import add_links
 from wattstream.web.parameters import (
+    AfterQuery,
     EndQuery,
     StartQuery,
     fraction,
     open_range,
+    time_of_query,
     time_range,
 )
 
@@ -37,6 +42,7 @@ class Context:
     """
 
     queries: Queries
+    alerts: AlertQueries
     stats: Stats
     is_full: Callable[[], bool]
     ingest_paths: dict[str, Any]
@@ -58,6 +64,7 @@ def create_api(context: Context) -> FastAPI:
     _add_answers(app, context)
     _add_registry(app, context)
     add_links(app, context.queries)
+    add_alerts(app, context.alerts)
     _add_operations(app, context)
     add_error_handlers(app)
     _document(app, context.ingest_paths)
@@ -183,6 +190,20 @@ def _add_registry(app: FastAPI, context: Context) -> None:
         changed, is_new = await queries.change_device(type, id, answers.device_change(settings))
         response.status_code = 201 if is_new else 200
         return answers.device(changed)
+
+    @app.get(
+        "/v1/events/{type}/{id:path}",
+        tags=["registry"],
+        summary="Falls of a device's register: rollover, dip, reset; oldest first",
+        responses={**BAD, **UNKNOWN, **AWAY},
+    )
+    async def events(
+        type: DeviceType, id: DeviceId, after: AfterQuery = None, limit: Limit = 100
+    ) -> models.EventsAnswer:
+        after_us = NEVER_US if after is None else time_of_query("after", after)
+        found = await queries.falls(type, id, after_us, limit)
+        more = rfc3339(found[-1].at_us) if len(found) == limit else None
+        return models.EventsAnswer(events=[answers.event(fall) for fall in found], next=more)
 
     @app.get(
         "/v1/rejections",

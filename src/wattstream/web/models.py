@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from wattstream.domain.alerts import AlertKind
 from wattstream.domain.efficiency import Status
 from wattstream.domain.links import AcSource
 from wattstream.domain.register import MAX_RATED_W
@@ -177,6 +178,7 @@ class DeviceAnswer(Model):
     heartbeat_seconds: int
     time_zone: str
     fleet: str | None
+    alert_thresholds: dict[AlertKind, float | None]
 
 
 class DevicesAnswer(Model):
@@ -184,6 +186,11 @@ class DevicesAnswer(Model):
 
     devices: list[DeviceAnswer]
     next: str | None
+
+
+# Keys of JSON are strings, which strict validation would not take for a kind.
+_Kind = Annotated[AlertKind, Field(strict=False)]
+_Threshold = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class DeviceSettings(Model):
@@ -201,6 +208,24 @@ class DeviceSettings(Model):
     heartbeat_seconds: Annotated[int, Field(ge=1, le=86_400)] = 60
     time_zone: Annotated[str, Field(min_length=1, max_length=64)] = "UTC"
     fleet: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")] | None = None
+    alert_thresholds: dict[_Kind, _Threshold | None] | None = None
+
+
+class EventAnswer(Model):
+    """A reading of a register below the one before it, and what that was."""
+
+    at: Time
+    kind: Literal["rollover", "dip", "reset"]
+    kwh: float
+    before_at: Time
+    before_kwh: float
+
+
+class EventsAnswer(Model):
+    """A page of events, oldest first; `next` goes into `after`."""
+
+    events: list[EventAnswer]
+    next: Time | None
 
 
 class RejectionAnswer(Model):

@@ -29,6 +29,11 @@ EndQuery = Annotated[
     ),
 ]
 
+AfterQuery = Annotated[
+    str | None,
+    Query(description="`next` of the page before, or any time: RFC 3339 with an offset."),
+]
+
 
 def open_range(start: str | None, end: str | None, now_us: int) -> tuple[int | None, int | None]:
     """Return a range whose missing end, and then start, are left to the answer.
@@ -38,7 +43,7 @@ def open_range(start: str | None, end: str | None, now_us: int) -> tuple[int | N
     """
     if end is not None:
         return time_range(start, end, now_us)
-    return None if start is None else _time("start", start), None
+    return None if start is None else time_of_query("start", start), None
 
 
 def time_range(start: str | None, end: str | None, now_us: int) -> tuple[int, int]:
@@ -47,8 +52,8 @@ def time_range(start: str | None, end: str | None, now_us: int) -> tuple[int, in
     Raises:
         MalformedError: A time is not one, or the range is empty.
     """
-    end_us = now_us if end is None else _time("end", end)
-    start_us = end_us - DAY_US if start is None else _time("start", start)
+    end_us = now_us if end is None else time_of_query("end", end)
+    start_us = end_us - DAY_US if start is None else time_of_query("start", start)
     if start_us >= end_us:
         raise MalformedError(
             f"start must be before end, got {rfc3339(start_us)} and {rfc3339(end_us)}",
@@ -58,7 +63,7 @@ def time_range(start: str | None, end: str | None, now_us: int) -> tuple[int, in
     return start_us, end_us
 
 
-def _time(name: str, text: str) -> int:
+def time_of_query(name: str, text: str) -> int:
     """Return a time of a query, microseconds, or raise MalformedError."""
     try:
         return moment(_LOST_PLUS.sub(r"+\1", text))

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from wattstream.domain.alerts import Alert, AlertKind
+from wattstream.domain.alerts import Alert, AlertFilter, AlertKind
 from wattstream.domain.drift import DRIFT_COLUMNS
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import MICRO
 from wattstream.store.alert_port import (
-    AlertFilter,
     AlertSnapshot,
     DriftStates,
     Event,
@@ -23,6 +22,7 @@ from wattstream.store.alert_port import (
     Look,
     OpenAlerts,
     QuarterHours,
+    Resets,
 )
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.answers import PostgresSnapshot
@@ -69,6 +69,13 @@ class PostgresAlertSnapshot(PostgresSnapshot):
         means = np.full(sums.shape, np.nan)
         np.divide(sums / MICRO, counts, out=means, where=counts > 0)
         return QuarterHours(device, start, energy, suspect, readings, means)
+
+    async def resets(self, stream: Stream, since_us: int) -> Resets:
+        """Return the newest reset of each register after a time, once a reading followed it."""
+        columns = await self._one("watch", "resets", stream, since=arrays.time_param(since_us))
+        filled = [np.zeros(0) if column is None else column for column in columns]
+        device, fell_at, ukwh, before_ukwh = (column.astype(np.int64) for column in filled)
+        return Resets(device, fell_at, ukwh, before_ukwh)
 
     async def drift_states(self) -> DriftStates:
         """Return what the detector of drifts remembers."""

@@ -7,6 +7,7 @@ import numpy as np
 import psycopg
 
 from wattstream.domain.devices import Device
+from wattstream.domain.falls import Fall, FallKind
 from wattstream.domain.holdings import DayCount, KeptRejection, StreamStats
 from wattstream.domain.links import Feeds, KeptLink, Link
 from wattstream.domain.readings import KINDS, Rejection, Stream
@@ -65,6 +66,21 @@ class PostgresSnapshot:
         at_us, received_at_us, energy, delta, *fields = row
         values = Values(energy, tuple(np.nan if value is None else value for value in fields))
         return Latest(at_us, received_at_us, values, delta)
+
+    async def falls(self, device: Device, after_us: int, limit: int) -> list[Fall]:
+        """Return up to `limit` falls of a device's register after a time, oldest first."""
+        rows = await self._all(
+            "answers",
+            "falls",
+            device.stream,
+            device_id=device.key,
+            after=arrays.time_param(after_us),
+            limit=limit,
+        )
+        return [
+            Fall(at_us, ukwh, before_us, before_ukwh, FallKind(kind))
+            for at_us, ukwh, before_us, before_ukwh, kind in rows
+        ]
 
     async def vehicle(self, external_id: str, *, same_id: bool) -> tuple[Device | None, Feeds]:
         """Return a vehicle, or None, with its links and, where `same_id`, its twin meter."""

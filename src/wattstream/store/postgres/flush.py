@@ -95,13 +95,14 @@ class FlushWriter:
         if live is None or not (batch.is_new(live) & batch.is_first).all():
             return flush
         before = copied(live)
-        closed = advance(live, batch.all_runs(live), received_at_us)
+        closed, falls = advance(live, batch.all_runs(live), received_at_us)
         # The update comes first: it is the lock.
         flush.steps = [
             live_update(self._kind.stream, before, live),
             self._history(batch),
             self._day_counts(batch.at_us),
-            *self._buckets(closed),
+            *self._put("put_buckets", closed),
+            *self._put("put_falls", falls),
         ]
         self._live.put(live)
         return flush
@@ -169,7 +170,9 @@ class FlushWriter:
             assign(live, devices, runs.device)
         if len(new):
             devices, runs = batch.runs(new, live)
-            send(connection, self._buckets(advance(runs.device, runs, received_at_us)))
+            closed, falls = advance(runs.device, runs, received_at_us)
+            puts = [*self._put("put_buckets", closed), *self._put("put_falls", falls)]
+            send(connection, puts)
             assign(live, devices, runs.device)
         if len(late) or len(new):
             is_touched = np.zeros(len(live), np.bool_)
@@ -243,11 +246,11 @@ class FlushWriter:
             },
         )
 
-    def _buckets(self, closed: Rows) -> list[Step]:
-        """Return the steps that write closed buckets."""
-        if len(closed) == 0:
+    def _put(self, statement: str, rows: Rows) -> list[Step]:
+        """Return the steps that write rows, if there are any."""
+        if len(rows) == 0:
             return []
-        return [Statement(self._sql["put_buckets"], arrays.params(closed, names_of(closed)))]
+        return [Statement(self._sql[statement], arrays.params(rows, names_of(rows)))]
 
     def _day_counts(self, at_us: Int64) -> Step:
         """Return the step that counts stored readings, at least one, by day."""

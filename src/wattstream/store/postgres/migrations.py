@@ -74,13 +74,24 @@ def _migrate(connection: psycopg.Connection) -> list[str]:
             )
         missing = [migration for migration in known if migration[0] not in applied]
         for number, name, text in missing:
-            with connection.transaction():
-                connection.execute(text.encode())
-                connection.execute(
-                    "INSERT INTO wattstream_migrations (number, name) VALUES (%s, %s)",
-                    [number, name],
-                )
+            _apply(connection, number, name, text)
             _log.info("Schema migrated", migration=name)
         return [name for _, name, _ in missing]
     finally:
         connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+
+
+def _apply(connection: psycopg.Connection, number: int, name: str, text: str) -> None:
+    try:
+        with connection.transaction():
+            connection.execute(text.encode())
+            connection.execute(
+                "INSERT INTO wattstream_migrations (number, name) VALUES (%s, %s)", [number, name]
+            )
+    except psycopg.errors.InsufficientPrivilege:
+        raise
+    except psycopg.ProgrammingError as error:
+        raise SchemaError(
+            f"The schema could not be brought up to {name}: {error.diag.message_primary}. Nothing "
+            "of it was changed. Has the database tables that are not Wattstream's, or of a copy?"
+        ) from error

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from wattstream.domain.falls import FALL_DTYPE
 from wattstream.domain.holdings import Repair
 from wattstream.domain.readings import KINDS, Kind, Stream
-from wattstream.domain.register import RULE_COLUMNS, needs_predecessors
+from wattstream.domain.register import RULE_COLUMNS, EnergyMode, needs_predecessors
 from wattstream.domain.rollup import (
     CARRY,
     Runs,
@@ -16,6 +17,7 @@ from wattstream.domain.rollup import (
     day_columns,
     day_start,
     empty_live,
+    fallen,
     live_dtype,
     open_buckets,
     rollup_dtype,
@@ -115,10 +117,14 @@ def _recompute_touched(connection: Connection, late: Runs) -> None:
     runs = Runs(kind, run, at_us, ukwh, values, live[seg[starts][restarts]], carry)
     summary = summarize(runs)
 
+    is_newest = np.diff(seg, append=len(live)) != 0
+    if (live["energy_mode"] == EnergyMode.REGISTER).any():
+        _replace_falls(connection, runs, summary, is_newest)
+
     is_open = summary.buckets["bucket_at"] == live["bucket_at"][seg[starts]]
     for name, _ in bucket_columns(kind.stream):
         live[name] = summary.buckets[name][is_open]
-    set_newest(live, runs, summary, np.flatnonzero(np.diff(seg, append=len(live)) != 0))
+    set_newest(live, runs, summary, np.flatnonzero(is_newest))
     is_same = is_known & ~_differs(known[index], summary.buckets)
     for buckets, rows, sign in ((known[index], is_known, -1), (summary.buckets, True, 1)):
         chosen = ~is_open & ~is_same & rows
@@ -283,6 +289,9 @@ def rebuild(
         carry = _carry_before(connection, stream, live[present], limits)
         runs = Runs(KINDS[stream], run, at_us, ukwh, values, live[present], carry)
         summary = summarize(runs)
+        is_newest = np.diff(run, append=-1) != 0
+        is_newest &= at_us >= live["last_at"][present][run]
+        _replace_falls(connection, runs, summary, is_newest)
         rebuilt = _reopen(live, present, runs, summary)
     repaired = _replace_closed(connection, stream, closed, rebuilt)
     changed = _differs(live, before)
@@ -361,11 +370,42 @@ def _replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows
     return len(wrong) + len(gone)
 
 
-def _names(buckets: Rows) -> Rows:
-    """Return the device and start of buckets."""
-    names: Rows = np.zeros(len(buckets), [("device_id", np.int32), ("bucket_at", np.int64)])
+def _replace_falls(connection: Connection, runs: Runs, summary: Summary, is_newest: Bool) -> None:
+    """Make the register events of runs what their readings tell."""
+    steps, device = summary.steps, runs.device["device_id"][runs.run]
+    first = np.flatnonzero(np.diff(runs.run, prepend=-1) != 0)
+    last = np.flatnonzero(np.diff(runs.run, append=-1) != 0)
+    # A reading tells of its predecessor; the newest of itself as well.
+    is_first = steps.at1_us[first] == NEVER_US
+    ranges = {
+        "device_id": arrays.PgArray(device[first]),
+        "first_at": arrays.PgArray(
+            np.where(is_first, steps.at_us[first], steps.at1_us[first]), times=True
+        ),
+        "last_at": arrays.PgArray(
+            np.where(is_newest[last], steps.at_us[last], steps.at1_us[last]), times=True
+        ),
+    }
+    record = connection.execute(
+        statements.load("recompute", runs.kind.stream)["held_falls"], ranges, binary=True
+    ).fetchone()
+    old = arrays.to_rows(record or (), FALL_DTYPE.names or (), FALL_DTYPE)
+    new = fallen(runs, steps, is_newest)
+    wrong = new[~np.isin(opaque(new), opaque(old))]
+    gone = np.setdiff1d(_names(old, "fell_at"), _names(new, "fell_at"))
+    if len(wrong):
+        sql = statements.load("flush", runs.kind.stream)["put_falls"]
+        connection.execute(sql, arrays.params(wrong, names_of(wrong)))
+    if len(gone):
+        sql = statements.load("recompute", runs.kind.stream)["delete_falls"]
+        connection.execute(sql, arrays.params(gone, names_of(gone)))
+
+
+def _names(rows: Rows, time: str = "bucket_at") -> Rows:
+    """Return the device and time that name each row."""
+    names: Rows = np.zeros(len(rows), [("device_id", np.int32), (time, np.int64)])
     for name in names_of(names):
-        names[name] = buckets[name]
+        names[name] = rows[name]
     return names
 
 

@@ -79,3 +79,24 @@ UPDATE {stream}_live
 SET energy_mode = %(energy_mode)s, modulus_ukwh = %(modulus_ukwh)s, rated_w = %(rated_w)s,
     heartbeat_s = %(heartbeat_s)s, version = %(version)s
 WHERE device_id = %(device_id)s
+
+-- name: held_falls
+-- The register events of some devices in ranges, both ends included.
+SELECT array_agg(device_id), array_agg(fell_at), array_agg(ukwh), array_agg(before_at),
+    array_agg(before_ukwh), array_agg(kind)
+FROM (
+    SELECT e.*
+    FROM unnest(
+        %(device_id)s::int4[], %(first_at)s::timestamptz[], %(last_at)s::timestamptz[]
+    ) AS u(id, first_at, last_at),
+    LATERAL (
+        SELECT * FROM register_events
+        WHERE device_id = id AND fell_at BETWEEN first_at AND last_at
+        OFFSET 0
+    ) AS e
+) AS events
+
+-- name: delete_falls
+DELETE FROM register_events AS e
+USING unnest(%(device_id)s::int4[], %(fell_at)s::timestamptz[]) AS u(device_id, fell_at)
+WHERE e.device_id = u.device_id AND e.fell_at = u.fell_at

@@ -32,3 +32,13 @@ INSERT INTO vehicle_drift (device_id, layout, state)
 SELECT device_id, %(layout)s, substring(%(states)s::bytea FROM ((place - 1) * %(size)s + 1)::int4 FOR %(size)s)
 FROM unnest(%(device_id)s::int4[]) WITH ORDINALITY AS u(device_id, place)
 ON CONFLICT (device_id) DO UPDATE SET layout = excluded.layout, state = excluded.state
+
+-- name: resets
+-- The newest reset of each device since a time. A fall that no reading follows may be a dip still.
+SELECT array_agg(device_id), array_agg(fell_at), array_agg(ukwh), array_agg(before_ukwh)
+FROM (
+    SELECT DISTINCT ON (e.device_id) e.*
+    FROM register_events AS e JOIN {stream}_live AS l USING (device_id)
+    WHERE e.kind = 3 AND e.fell_at > %(since)s::timestamptz AND e.fell_at < l.last_at
+    ORDER BY e.device_id, e.fell_at DESC
+) AS newest

@@ -49,3 +49,5 @@ CREATE TABLE vehicle_drift (
     state     bytea NOT NULL
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE vehicle_drift IS 'What the detector of drifts remembers of each vehicle; a state of another layout is forgotten.';
+
+CREATE INDEX register_events_resets ON register_events (fell_at) WHERE kind = 3;
