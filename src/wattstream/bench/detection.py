@@ -155,7 +155,7 @@ class _Trial:
         """Let the days pass: readings come in, the watch looks."""
         store = PostgresStore(conninfo, read_connections=2)
         await store.open()
-        watch = Watch(store)
+        watch = Watch(store.alerts)
         everyone = np.arange(self._size.pairs)
         try:
             for bucket_us in range(_START_US, _START_US + self._size.days * DAY_US, BUCKET_US):

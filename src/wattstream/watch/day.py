@@ -2,7 +2,13 @@
 
 import numpy as np
 
-from wattstream.domain.alerts import AlertKind, judged_efficiency, low_efficiency, over_unity
+from wattstream.domain.alerts import (
+    AlertKind,
+    efficiency_doubt,
+    judged_efficiency,
+    low_efficiency,
+    over_unity,
+)
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import MICRO, Float64, Int64, kwh, rfc3339
 from wattstream.query.linked import LinkedEnergy
@@ -38,14 +44,17 @@ def judge_day(
     row_of = np.full(len(vehicles.device), -1)
     row_of[np.searchsorted(vehicles.device, energy.vehicle)] = np.arange(len(energy.vehicle))
     is_linked = row_of >= 0
-    efficiency = np.full(len(row_of), np.nan)
+    efficiency, doubt = np.full(len(row_of), np.nan), np.zeros(len(row_of))
     known = judged_efficiency(energy.ac_ukwh, energy.dc_ukwh, ac_coverage, dc_coverage)
     efficiency[is_linked] = known[row_of[is_linked]]
+    doubt[is_linked] = efficiency_doubt(energy.ac_ukwh)[row_of[is_linked]]
 
     def judge(kind: AlertKind) -> Judgement:
         threshold = book.thresholds(kind, vehicles.device)
         is_open = book.is_open(kind, vehicles.device)
-        is_on = _DECISIONS[kind](efficiency, is_open, threshold) & is_linked
+        # Opened only beyond doubt; one that is open stays until the efficiency itself is back.
+        best = efficiency + np.where(is_open, 0, doubt * (kind is AlertKind.LOW_EFFICIENCY))
+        is_on = _DECISIONS[kind](best, is_open, threshold) & is_linked
 
         def evidence(row: int) -> Evidence:
             common = {
@@ -58,6 +67,7 @@ def judge_day(
             place = int(row_of[row])
             return common | {
                 "efficiencyFraction": number(efficiency[row]),
+                "doubtFraction": number(doubt[row], 3),
                 "acKwh": kwh(int(energy.ac_ukwh[place])),
                 "dcKwh": kwh(int(energy.dc_ukwh[place])),
                 "acCoverageFraction": number(ac_coverage[place], 3),
