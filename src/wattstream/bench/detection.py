@@ -17,7 +17,7 @@ from wattstream.client.faults import Fault, choose
 from wattstream.client.fleet import MINUTE_S, Fleet, Heartbeats, Manner
 from wattstream.domain.alerts import AlertKind
 from wattstream.domain.readings import Readings, Stream
-from wattstream.domain.units import BUCKET_US, DAY_US, MICRO, to_micro, to_us
+from wattstream.domain.units import BUCKET_US, DAY_US, HOUR_US, MICRO, to_micro, to_us
 from wattstream.store.postgres import PostgresStore, migrate
 from wattstream.watch import Watch
 
@@ -31,7 +31,7 @@ _LOOK_US = BUCKET_US + 150 * MICRO  # and the watch looks then, once the next on
 _EFFICIENCY = {AlertKind.LOW_EFFICIENCY, AlertKind.OVER_UNITY, AlertKind.EFFICIENCY_DRIFT}
 _FIND_DAYS = 10  # in which a drift has to be found
 _MOST_FALSE = 2
-_START_US = 20_240 * DAY_US
+_START_US = 20_240 * DAY_US + 12 * HOUR_US  # the simulated vehicles' days begin at noon
 
 
 _SET_HEARTBEATS = "UPDATE {stream}_live SET heartbeat_s = %s, version = version + 1"

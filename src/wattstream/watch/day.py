@@ -26,7 +26,9 @@ def judge_day(
     vehicles: LiveStates,
     meters: LiveStates,
     book: Book,
+    *,
     window: tuple[int, int],
+    edge_ukwh: Float64,
 ) -> list[Judgement]:
     """Return which vehicles' efficiency over a window is at fault.
 
@@ -38,6 +40,7 @@ def judge_day(
         meters: For every meter's heartbeat.
         book: What is open, and thresholds.
         window: Start and end, microseconds.
+        edge_ukwh: What the two sides of each vehicle of `energy` may be apart at its ends.
     """
     length_us = window[1] - window[0]
     ac_coverage, dc_coverage = _coverages(energy, vehicles, meters, length_us)
@@ -47,7 +50,7 @@ def judge_day(
     efficiency, doubt = np.full(len(row_of), np.nan), np.zeros(len(row_of))
     known = judged_efficiency(energy.ac_ukwh, energy.dc_ukwh, ac_coverage, dc_coverage)
     efficiency[is_linked] = known[row_of[is_linked]]
-    doubt[is_linked] = efficiency_doubt(energy.ac_ukwh)[row_of[is_linked]]
+    doubt[is_linked] = efficiency_doubt(energy.ac_ukwh, edge_ukwh)[row_of[is_linked]]
 
     def judge(kind: AlertKind) -> Judgement:
         threshold = book.thresholds(kind, vehicles.device)

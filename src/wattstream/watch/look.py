@@ -35,6 +35,7 @@ from wattstream.store.alert_port import (
 from wattstream.store.port import FleetFeeds
 from wattstream.watch.day import judge_day
 from wattstream.watch.drift import followed, judge_drift
+from wattstream.watch.edges import edge_energy
 from wattstream.watch.judgement import Book, Evidence, Judgement, number
 from wattstream.watch.live import judge_live, judge_resets
 from wattstream.watch.quarters import frozen_gain, paired
@@ -156,7 +157,10 @@ class Watch:
         start_us = default_start(now_us)
         end_us = max(start_us, newest_us) + 1
         energy = await linked_energy(snapshot, feeds, start_us, end_us, only_linked=True)
-        judgements += judge_day(energy, vehicles, meters, book, (start_us, end_us))
+        edge_ukwh = await edge_energy(snapshot, energy, start_us, end_us)
+        judgements += judge_day(
+            energy, vehicles, meters, book, window=(start_us, end_us), edge_ukwh=edge_ukwh
+        )
 
         is_linked = np.isin(vehicles.device, energy.vehicle)
         facts = _Facts(live, feeds, is_linked)

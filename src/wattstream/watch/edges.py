@@ -1,0 +1,43 @@
+"""Where a window cuts a charge: what one side has counted there, and the other not yet."""
+
+import numpy as np
+
+from wattstream.domain.readings import Stream
+from wattstream.domain.units import BUCKET_US, Float64, Int64, bucket_floor
+from wattstream.query.linked import LinkedEnergy
+from wattstream.store.alert_port import AlertSnapshot, QuarterHours
+
+
+async def edge_energy(
+    snapshot: AlertSnapshot, energy: LinkedEnergy, start_us: int, end_us: int
+) -> Float64:
+    """Return by how much meters and vehicle may be apart at the ends of a window, micro-kWh.
+
+    Each side reports when it likes, so at an edge one may be ahead of the other by a reading.
+    That is nothing where no charge is under way.
+
+    Args:
+        snapshot: Where the readings are.
+        energy: The vehicles, and their links.
+        start_us: Start of the window, a bucket start.
+        end_us: Its end.
+    """
+    apart = np.zeros(len(energy.vehicle))
+    for edge_us in (start_us, bucket_floor(end_us - 1)):
+        limits = (edge_us - BUCKET_US, edge_us + BUCKET_US)
+        vehicles = await snapshot.quarter_hours(Stream.VEHICLE, *limits)
+        meters = await snapshot.quarter_hours(Stream.METER, *limits)
+        largest = _largest(vehicles, energy.vehicle)
+        np.maximum.at(largest, energy.link_of, _largest(meters, energy.link_meter))
+        apart += largest
+    return apart
+
+
+def _largest(quarters: QuarterHours, device: Int64) -> Float64:
+    """Return the largest mean of a reading in a quarter-hour of each device; 0 without any."""
+    keys, place = np.unique(device, return_inverse=True)
+    found = np.zeros(len(keys) + 1)
+    at = np.searchsorted(keys, quarters.device)
+    at[keys[np.minimum(at, len(keys) - 1)] != quarters.device] = len(keys)
+    np.maximum.at(found, at, quarters.energy_ukwh / np.maximum(quarters.readings, 1))
+    return np.asarray(found[place.ravel()], np.float64)
