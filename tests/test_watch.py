@@ -1,9 +1,8 @@
 """Alerts on real PostgreSQL: opened once, kept, resolved, whoever looks and however often."""
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import numpy as np
 import psycopg
@@ -11,8 +10,10 @@ import pytest
 
 from wattstream.domain.alerts import Alert, AlertFilter, AlertKind
 from wattstream.domain.devices import DeviceChange
+from wattstream.domain.errors import StoreUnavailableError
 from wattstream.domain.links import FOREVER_US
 from wattstream.domain.readings import Readings, Stream
+from wattstream.domain.register import EnergyMode
 from wattstream.domain.units import DAY_US, HOUR_US, MICRO
 from wattstream.store.postgres import PostgresStore
 from wattstream.watch import Watch
@@ -104,5 +105,241 @@ def test_low_efficiency_opens_once_and_is_over_when_it_rises(run: Run) -> None:
         assert alert.resolved_at_us == later
         assert alert.resolution is not None
         assert alert.resolution["efficiencyFraction"] == 0.95
+
+    run(test)
+
+
+def test_two_watches_at_once_open_one_alert_and_count_one_look(run: Run, conninfo: str) -> None:
+    async def test(store: PostgresStore) -> None:
+        for name in "ABCDEFGH":
+            await vehicle(store, name, NOW - MINUTE, NOW, 0.0, temp_c=60)
+        async with opened(conninfo) as other:
+            watches = [Watch(which.alerts, notify=True) for which in (store, other) * 4]
+            outcomes = await asyncio.gather(*(watch.look(NOW) for watch in watches))
+        assert sum(outcome.opened for outcome in outcomes) == 8
+        assert [alert.kind for alert in await alerts(store)] == ["battery_hot"] * 8
+        events = await store.alerts.claim_events(NOW, 100)
+        assert sorted(event.alert.device for event in events) == list("ABCDEFGH")
+
+    run(test)
+
+
+def test_a_look_right_after_that_of_another_engine_is_left_out(run: Run) -> None:
+    async def test(store: PostgresStore) -> None:
+        await vehicle(store, "V", NOW - MINUTE, NOW, 0.0, temp_c=30)
+        first, second = (Watch(store.alerts, interval_us=MINUTE) for _ in range(2))
+        await first.look(NOW)
+        await vehicle(store, "V", NOW, NOW + MINUTE, 0.0, temp_c=60)
+        assert (await second.look(NOW + MINUTE // 2 - 1)).opened == 0
+        assert (await second.look(NOW + MINUTE // 2)).opened == 1
+
+    run(test)
+
+
+def test_a_device_is_silent_after_five_heartbeats_unless_the_engine_was_deaf(run: Run) -> None:
+    async def test(store: PostgresStore) -> None:
+        await store.change_device(Stream.METER, "never", DeviceChange(heartbeat_s=1))
+        await store.change_device(Stream.METER, "slow", DeviceChange(heartbeat_s=900))
+        for name in ("M", "slow"):
+            await meter(store, name, NOW - HOUR_US, NOW, 0.0, came_us=NOW)
+        watch = Watch(store.alerts)
+        # An engine that has just started has heard nobody, and blames nobody.
+        assert (await watch.look(NOW + HOUR_US)).opened == 0
+        assert (await watch.look(NOW + HOUR_US + 5 * MINUTE - 1)).opened == 0
+        assert (await watch.look(NOW + HOUR_US + 5 * MINUTE)).opened == 1
+        (alert,) = await alerts(store)
+        assert (alert.device, alert.kind) == ("M", "silent")
+        assert alert.evidence["quietSeconds"] == 3900
+        # Another engine that starts later does not take the alert for over.
+        assert (await Watch(store.alerts).look(NOW + HOUR_US + 6 * MINUTE)).resolved == 0
+
+        back = NOW + HOUR_US + 7 * MINUTE
+        await meter(store, "M", back, back + MINUTE, 0.0, came_us=back)
+        assert (await watch.look(back + 150 * MICRO)).resolved == 0
+        assert (await watch.look(back + 150 * MICRO - 1)).resolved == 1
+
+    run(test)
+
+
+def test_thresholds_of_a_device_come_before_the_usual_ones(run: Run) -> None:
+    async def test(store: PostgresStore) -> None:
+        own = {"warm": {"battery_hot": 62.0}, "off": {"battery_hot": None}, "cool": {"silent": 9.0}}
+        for name, value in own.items():
+            await vehicle(store, name, NOW - MINUTE, NOW, 0.0, temp_c=61)
+            change = DeviceChange(alert_thresholds=value)
+            device, _ = await store.change_device(Stream.VEHICLE, name, change)
+            assert device.alert_thresholds == value
+        watch = Watch(store.alerts)
+        await watch.look(NOW)
+        assert await kinds(store) == [("cool", "battery_hot", "open")]
+        # Switched off while it is open, an alert is over.
+        off = DeviceChange(alert_thresholds={"battery_hot": None})
+        await store.change_device(Stream.VEHICLE, "cool", off)
+        await watch.look(NOW + 1)
+        assert await kinds(store) == [("cool", "battery_hot", "resolved")]
+        # Without one of its own the usual one holds again; another fleet label changes nothing.
+        none = DeviceChange(fleet="north", clear=frozenset({"alert_thresholds"}))
+        await store.change_device(Stream.VEHICLE, "cool", none)
+        await store.change_device(Stream.VEHICLE, "warm", DeviceChange(fleet="north"))
+        await watch.look(NOW + 2)
+        assert await kinds(store) == [
+            ("cool", "battery_hot", "open"),
+            ("cool", "battery_hot", "resolved"),
+        ]
+
+    run(test)
+
+
+def test_only_energy_while_linked_is_compared(run: Run) -> None:
+    """A meter linked at half past the day: what the vehicle gained before is not its doing."""
+
+    async def test(store: PostgresStore) -> None:
+        start = NOW - DAY_US
+        cut = NOW - 14 * HOUR_US - 7 * MINUTE  # inside a quarter-hour
+        for name, share in (("good", 0.9), ("bad", 0.8)):
+            await store.add_link(f"M-{name}", name, cut, FOREVER_US)
+            await meter(store, f"M-{name}", start, NOW, 0.01)
+            await vehicle(store, name, start, NOW, 0.01 * share)
+        # Links of less than half the day tell too little.
+        await store.add_link("M-late", "late", NOW - 11 * HOUR_US, FOREVER_US)
+        await meter(store, "M-late", start, NOW, 0.01)
+        await vehicle(store, "late", start, NOW, 0.001)
+        # One meter after the other is one supply.
+        swap = NOW - 6 * HOUR_US
+        await store.add_link("M-first", "swapped", start, swap)
+        await store.add_link("M-second", "swapped", swap, FOREVER_US)
+        await meter(store, "M-first", start, NOW, 0.01)
+        await meter(store, "M-second", start, NOW, 0.01)
+        await vehicle(store, "swapped", start, NOW, 0.007)
+
+        watch = Watch(store.alerts)
+        await watch.look(NOW)
+        assert await kinds(store) == [
+            ("bad", "low_efficiency", "open"),
+            ("swapped", "low_efficiency", "open"),
+        ]
+        swapped, bad = await alerts(store)
+        assert bad.evidence["efficiencyFraction"] == 0.8
+        assert bad.evidence["acKwh"] == pytest.approx(8.47)
+        assert swapped.evidence["meters"] == ["M-first", "M-second"]
+        assert swapped.evidence["efficiencyFraction"] == 0.7
+        # Without a meter there is nothing to compare, and the alert is over.
+        for link in range(1, 6):
+            await store.delete_link(link)
+        await watch.look(NOW)
+        assert {alert.state for alert in await alerts(store)} == {"resolved"}
+        assert (await alerts(store))[0].resolution is not None
+
+    run(test)
+
+
+def test_a_vehicle_that_gains_more_than_was_drawn_is_over_unity(run: Run) -> None:
+    async def test(store: PostgresStore) -> None:
+        await meter(store, "E", NOW - DAY_US, NOW, 0.01)
+        await vehicle(store, "E", NOW - DAY_US, NOW, 0.0103)
+        await Watch(store.alerts).look(NOW)
+        assert await kinds(store) == [("E", "over_unity", "open")]
+
+    run(test)
+
+
+def test_a_frozen_meter_is_found_within_its_charge(run: Run) -> None:
+    async def test(store: PostgresStore) -> None:
+        watch = Watch(store.alerts)
+        at = NOW
+        frozen_us = 0
+        for quarter in range(12):
+            kwh = 0.12 if quarter >= 4 else 0.0
+            end = at + 15 * MINUTE
+            await meter(store, "E", at, end, kwh if quarter < 6 else 0.0)
+            await vehicle(store, "E", at, end, 0.9 * kwh)
+            at = end
+            await watch.look(at + 2 * MINUTE)
+            if frozen_us == 0 and await alerts(store, kind=AlertKind.FROZEN_METER):
+                frozen_us = at
+        # It froze at quarter 6; from two quarter-hours later on three in a row are empty.
+        assert frozen_us == NOW + 9 * 15 * MINUTE
+        (alert,) = await alerts(store, kind=AlertKind.FROZEN_METER)
+        assert alert.evidence["gainedKwh"] == 1.62
+        assert alert.evidence["meters"] == ["E"]
+        await meter(store, "E", at, at + 15 * MINUTE, 0.12)
+        await vehicle(store, "E", at, at + 15 * MINUTE, 0.11)
+        await watch.look(at + 17 * MINUTE)
+        (alert,) = await alerts(store, kind=AlertKind.FROZEN_METER)
+        assert alert.state == "resolved"
+
+    run(test)
+
+
+def test_a_reset_is_an_alert_for_a_day_and_a_dip_is_none(run: Run) -> None:
+    async def test(store: PostgresStore) -> None:
+        for name, values in (("reset", (9.0, 1.0, 1.1)), ("dip", (9.0, 1.0, 9.1))):
+            rule = DeviceChange(energy_mode=EnergyMode.REGISTER)
+            await store.change_device(Stream.METER, name, rule)
+            for i, kwh in enumerate(values):
+                at = NOW + i * MINUTE
+                await meter(store, name, at, at + MINUTE, kwh)
+                if i == 1:  # nobody knows yet what it is
+                    await Watch(store.alerts).look(at)
+                    assert await alerts(store, device=name) == []
+        await Watch(store.alerts).look(NOW + 3 * MINUTE)
+        assert await kinds(store) == [("reset", "register_reset", "open")]
+        (alert,) = await alerts(store)
+        assert (alert.evidence["beforeKwh"], alert.evidence["afterKwh"]) == (9.0, 1.0)
+        await Watch(store.alerts).look(NOW + MINUTE + DAY_US)
+        (alert,) = await alerts(store)
+        assert alert.state == "resolved"
+
+    run(test)
+
+
+def test_what_a_drift_rests_on_survives_a_restart(run: Run) -> None:
+    """A charger loses 8 points on the seventh day; a new watch looks every quarter-hour."""
+
+    async def test(store: PostgresStore) -> None:
+        noise = np.random.default_rng(7)
+        found_day = None
+        for day in range(9):
+            for quarter in range(10):
+                at = NOW + day * DAY_US + quarter * 15 * MINUTE
+                end = at + 15 * MINUTE
+                is_charging = 1 <= quarter <= 8
+                ac = 0.12 if is_charging else 0.0
+                share = (0.9 if day < 7 else 0.82) + noise.normal(0, 0.01)
+                await meter(store, "E", at, end, ac)
+                await vehicle(store, "E", at, end, ac * share)
+                await Watch(store.alerts).look(end + 2 * MINUTE)
+            if found_day is None and await alerts(store, kind=AlertKind.EFFICIENCY_DRIFT):
+                found_day = day
+        assert found_day in (7, 8)
+        (alert,) = await alerts(store, kind=AlertKind.EFFICIENCY_DRIFT)
+        assert alert.evidence["expectedEfficiencyFraction"] == pytest.approx(0.9, abs=0.02)
+
+    run(test)
+
+
+def test_a_database_that_is_away_makes_nobody_silent(run: Run, conninfo: str) -> None:
+    name = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
+    elsewhere = psycopg.conninfo.make_conninfo(conninfo, dbname="postgres")
+
+    def allow(is_allowed: bool) -> None:
+        with psycopg.connect(elsewhere, autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {is_allowed}".encode())
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+            )
+
+    async def test(store: PostgresStore) -> None:
+        await meter(store, "M", NOW - HOUR_US, NOW, 0.0)
+        watch = Watch(store.alerts)
+        await watch.look(NOW)
+        allow(False)
+        with pytest.raises(StoreUnavailableError):
+            await watch.look(NOW + 4 * MINUTE)
+        allow(True)
+        with suppress(StoreUnavailableError):  # of a connection that was cut
+            await watch.look(NOW + 7 * MINUTE)
+        assert (await watch.look(NOW + 8 * MINUTE)).opened == 0
+        assert (await watch.look(NOW + 13 * MINUTE)).opened == 1
 
     run(test)

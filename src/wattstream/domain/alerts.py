@@ -236,7 +236,7 @@ def thresholds_of(
         usual: For devices without one of their own.
         overrides: By device key and kind; None switches off.
     """
-    column = np.full(len(devices), usual)
+    column = np.full(len(devices), usual, np.float64)
     own = [
         (key, np.nan if value is None else value)
         for key, of_device in overrides.items()

@@ -19,6 +19,7 @@ from wattstream.domain.units import (
     Bool,
     Float64,
     bucket_floor,
+    rfc3339,
 )
 from wattstream.query.fleet import default_start
 from wattstream.query.linked import linked_energy
@@ -144,7 +145,7 @@ class Watch:
         self, snapshot: AlertSnapshot, book: Book, last: LastLook, now_us: int
     ) -> tuple[list[Judgement], int, DriftStates | None]:
         live = {stream: await snapshot.live_states(stream) for stream in Stream}
-        feeds = await snapshot.fleet_feeds(same_id=self._same_id)
+        feeds = _known(await snapshot.fleet_feeds(same_id=self._same_id), live)
         listening_us = now_us if self._listening_us is None else self._listening_us
         judgements = judge_live(live, book, now_us, listening_us)
 
@@ -166,6 +167,13 @@ class Watch:
         facts = _Facts(live, feeds, is_linked)
         more, observed_us, drift = await _judge_quarters(snapshot, facts, book, last, now_us)
         return judgements + more, observed_us, drift
+
+
+def _known(feeds: FleetFeeds, live: Mapping[Stream, LiveStates]) -> FleetFeeds:
+    """Return links without those of a device that somebody took out of the database."""
+    is_known = np.isin(feeds.vehicle, live[Stream.VEHICLE].device)
+    is_known &= np.isin(feeds.meter, live[Stream.METER].device)
+    return FleetFeeds(*(getattr(feeds, name)[is_known] for name in FleetFeeds.__slots__))
 
 
 async def _judge_quarters(
@@ -218,6 +226,7 @@ def _judge_frozen(gain_kwh: Float64, facts: _Facts, book: Book, until_us: int) -
 
     def evidence(row: int) -> Evidence:
         found: Evidence = {
+            "quarterHoursUntil": rfc3339(until_us),
             "gainedKwh": number(gain_kwh[row]),
             "thresholdKwh": number(threshold[row]),
         }
