@@ -35,9 +35,9 @@ async def edge_energy(
 
 def _largest(quarters: QuarterHours, device: Int64) -> Float64:
     """Return the largest mean of a reading in a quarter-hour of each device; 0 without any."""
-    keys, place = np.unique(device, return_inverse=True)
-    found = np.zeros(len(keys) + 1)
-    at = np.searchsorted(keys, quarters.device)
-    at[keys[np.minimum(at, len(keys) - 1)] != quarters.device] = len(keys)
-    np.maximum.at(found, at, quarters.energy_ukwh / np.maximum(quarters.readings, 1))
-    return np.asarray(found[place.ravel()], np.float64)
+    mean = np.append(quarters.energy_ukwh / np.maximum(quarters.readings, 1), 0)
+    order = np.lexsort((mean[:-1], quarters.device))
+    at = np.searchsorted(quarters.device[order], device, side="right") - 1
+    row = np.append(order, len(order))[at]  # of each device the largest; -1 takes the 0
+    known = np.append(quarters.device, -1)
+    return np.where(known[row] == device, mean[row], 0)
