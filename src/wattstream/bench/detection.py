@@ -22,6 +22,8 @@ from wattstream.store.postgres import PostgresStore, migrate
 from wattstream.watch import Watch
 
 SEEDS = (1, 2, 3)
+HEALTHY = "healthy"
+"""Kind of the score that counts false alarms."""
 NOISE = 0.02
 _HEARTBEAT_S = BUCKET_US // MICRO
 _REPORT_MIN = 7  # of each quarter-hour: both sides fall into the same one
@@ -83,7 +85,7 @@ class Score:
     @property
     def is_met(self) -> bool:
         """Whether the score is as good as wanted."""
-        if self.kind == "healthy":
+        if self.kind == HEALTHY:
             return self.found <= self.wanted
         return self.found >= self.wanted
 
@@ -196,7 +198,7 @@ class _Trial:
         kinds = Counter(alert.kind.value for alert in false)
         yield Score(
             self._seed,
-            "healthy",
+            HEALTHY,
             self._size.pairs - len(begins),
             len(false),
             _MOST_FALSE,
