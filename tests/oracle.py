@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from wattstream.domain.devices import Device, DeviceChange
+from wattstream.domain.devices import Device, DeviceChange, PendingRules
 from wattstream.domain.errors import NotFoundError, ReadingError
 from wattstream.domain.falls import Fall, FallKind
 from wattstream.domain.holdings import DayCount, KeptRejection, Repair, StreamStats
@@ -197,6 +197,12 @@ class MemoryStore:
             tuple(sum(round(value * 1e6) for value in column) for column in present),
             tuple(len(column) for column in present),
         )
+
+    async def recompute(self) -> None:
+        pass
+
+    async def pending_rules(self, devices: Sequence[Device]) -> dict[int, PendingRules]:
+        return {}
 
     async def latest(self, device: Device) -> Latest:
         history = self.readings[device.stream, device.external_id]

@@ -33,7 +33,7 @@ CONTRACT = {
     ("post", "/v1/analytics/refresh"): {200, 400, 503},
     ("get", "/v1/devices"): {200, 400, 503},
     ("get", "/v1/devices/{type}/{id}"): {200, 404, 503},
-    ("put", "/v1/devices/{type}/{id}"): {200, 201, 400, 404, 422, 503},
+    ("put", "/v1/devices/{type}/{id}"): {200, 201, 202, 400, 404, 422, 503},
     ("get", "/v1/events/{type}/{id}"): {200, 400, 404, 503},
     ("get", "/v1/links"): {200, 400, 503},
     ("post", "/v1/links"): {201, 400, 409, 422, 503},
@@ -118,6 +118,9 @@ def test_an_answer_of_every_kind_fits_its_schema(engine: Engine) -> None:
         ("PATCH", one_link, "/v1/links/9", {"json": {"end": None}}, 404),
         ("DELETE", one_link, "/v1/links/1", {}, 204),
         ("DELETE", one_link, "/v1/links/1", {}, 404),
+        ("GET", "/v1/alerts", "/v1/alerts?state=all", {}, 200),
+        ("GET", "/v1/alerts/{alertId}", "/v1/alerts/1", {}, 404),
+        ("POST", "/v1/alerts/{alertId}/ack", "/v1/alerts/1/ack", {"json": {"by": "me"}}, 404),
         ("GET", "/v1/rejections", "/v1/rejections", {}, 200),
     ]  # fmt: skip
     schema = schemathesis.openapi.from_url(f"{engine.url}/openapi.json")

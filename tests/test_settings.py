@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from wattstream.domain.alerts import AlertKind
 from wattstream.domain.errors import SettingsError
 from wattstream.settings import PREFIX, Settings, load
 
@@ -67,3 +68,26 @@ def test_every_setting_has_help_and_is_documented() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert f"`{PREFIX}{name.upper()}`" in text, f"{name} is missing in {REFERENCE.name}"
+
+
+def test_a_webhook_needs_a_secret_and_neither_is_ever_shown() -> None:
+    url = "https://hooks.example/very-secret-path"
+    with pytest.raises(SettingsError, match="WATTSTREAM_WEBHOOK_SECRET is not set"):
+        load({"webhook_url": url}, {})
+    with pytest.raises(SettingsError) as caught:
+        load({"webhook_url": "ftp://very-secret", "webhook_secret": "too short"}, {})
+    message = caught.value.message
+    assert "WATTSTREAM_WEBHOOK_URL=(hidden)" in message
+    assert "WATTSTREAM_WEBHOOK_SECRET=(hidden)" in message
+    assert "very-secret" not in message
+    assert "too short" not in message
+    assert load({"webhook_url": url, "webhook_secret": "x" * 16}, {}).webhook_url == url
+
+
+def test_thresholds_of_alerts_are_settings_with_bounds() -> None:
+    thresholds = load({"efficiency_threshold": "0.8", "alert_silent": "3"}, {}).alert_thresholds()
+    assert thresholds[AlertKind.LOW_EFFICIENCY] == 0.8
+    assert thresholds[AlertKind.SILENT] == 3
+    assert thresholds[AlertKind.BATTERY_HOT] == 55
+    with pytest.raises(SettingsError, match="WATTSTREAM_ALERT_BATTERY_HOT"):
+        load({"alert_battery_hot": "5000"}, {})

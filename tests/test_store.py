@@ -61,8 +61,8 @@ def run(request: pytest.FixtureRequest) -> Callable[[Test], None]:
     return on
 
 
-async def opened(conninfo: str) -> AsyncIterator[PostgresStore]:
-    store = PostgresStore(conninfo, read_connections=2)
+async def opened(conninfo: str, **options: int) -> AsyncIterator[PostgresStore]:
+    store = PostgresStore(conninfo, read_connections=2, **options)
     await store.open()
     try:
         yield store

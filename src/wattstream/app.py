@@ -154,10 +154,12 @@ async def running(
         if is_first:
             await store.prepare(clock_us())
         writing = asyncio.create_task(application.ingest.run())
+        recomputing = asyncio.create_task(store.recompute())
         async with _beside(settings, store, application.stats) if is_first else nullcontext():
             try:
                 yield application
             finally:
+                recomputing.cancel()
                 application.ingest.stop()
                 await writing
 

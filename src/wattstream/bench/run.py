@@ -38,7 +38,7 @@ _CASES: list[tuple[str, Shape, int, str]] = [
     ("disorder", Shape(duplicate_share=0.1), 16, "10 % sent twice"),
 ]
 USUAL = (
-    *("batch", "forms", "disorder", "registers", "single"),
+    *("batch", "forms", "disorder", "backlog", "registers", "single"),
     *("mixed", "million", "costs", "answers", "memory"),
 )
 DETECTION = "detection"
@@ -119,12 +119,14 @@ class Bench:
             if part in parts:
                 built = self._requests(shape, self._minutes)
                 self._load(part, engine, built, connections, case)
+        if "backlog" in parts:
+            self._backlog(engine, Shape(devices=DEVICES // 2, prefix="B"), "devices")
+            shape = Shape(devices=DEVICES // 2, prefix="C", is_register=True)
+            self._make_registers(engine, conninfo, shape)
+            self._backlog(engine, shape, "registers")
         if "registers" in parts:
             shape = Shape(prefix="R", is_register=True)
-            run_load(engine.port, self._requests(shape, 1), 4)
-            with psycopg.connect(conninfo) as connection:
-                for stream in ("meter", "vehicle"):
-                    connection.execute(_REGISTERS.format(stream=stream, prefix="R").encode())
+            self._make_registers(engine, conninfo, shape)
             built = self._requests(shape, self._minutes)
             self._load("registers", engine, built, 16, "register devices")
         if "single" in parts:
@@ -156,6 +158,32 @@ class Bench:
             )
         )
         return outcome
+
+    def _make_registers(self, engine: Engine, conninfo: str, shape: Shape) -> None:
+        run_load(engine.port, self._requests(shape, 1), 4)
+        with psycopg.connect(conninfo) as connection:
+            for stream in ("meter", "vehicle"):
+                sql = _REGISTERS.format(stream=stream, prefix=shape.prefix)
+                connection.execute(sql.encode())
+
+    def _backlog(self, engine: Engine, shape: Shape, what: str) -> None:
+        """Send a day of 10,000 devices in order, and another one newest first."""
+        blocks = (2 if self._is_quick else 24) * 60 // _TEMPLATE_MINUTES
+        block_s = 60 * _TEMPLATE_MINUTES
+        seconds = []
+        for step, order in ((1, "in order"), (-1, "newest first")):
+            first_s = self._next_s
+            self._next_s += block_s * blocks
+            outcomes = []
+            for block in range(blocks)[::step]:
+                start_s = first_s + block_s * block
+                built = requests(shape, start_s, _TEMPLATE_MINUTES, BATCH_PATH)
+                outcomes.append(run_load(engine.port, built[::step], 16))
+            seconds.append(sum(outcome.seconds for outcome in outcomes))
+            rate = sum(outcome.readings for outcome in outcomes) / seconds[-1]
+            note = f"{seconds[-1] / seconds[0]:.2f} times as long as in order"
+            case = f"{blocks * block_s // 3600} h of {DEVICES:,} {what}, {order}"
+            self._on_row(Row("backlog", case, rate, rate / self._copy, note=note))
 
     def _million(self, engine: Engine) -> None:
         devices = DEVICES if self._is_quick else 500_000

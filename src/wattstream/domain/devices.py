@@ -44,3 +44,15 @@ class DeviceChange:
     fleet: str | None = None
     alert_thresholds: Mapping[str, float | None] | None = None
     clear: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRules:
+    """Rules that a device gets once its history is recomputed.
+
+    Attributes:
+        progress: Share of its history that is done, 0 to 1.
+    """
+
+    rules: Rules
+    progress: float

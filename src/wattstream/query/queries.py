@@ -1,9 +1,9 @@
 """All answers of an engine behind one object: the floors above see no store."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from wattstream.domain.devices import Device, DeviceChange
+from wattstream.domain.devices import Device, DeviceChange, PendingRules
 from wattstream.domain.falls import Fall
 from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
 from wattstream.domain.links import KeptLink
@@ -77,6 +77,11 @@ class Queries:
     ) -> tuple[Device, bool]:
         """Change or make a device; return it, and whether it was made."""
         return await self.store.change_device(stream, external_id, change)
+
+    async def pending_rules(self, devices: Sequence[Device]) -> dict[int, PendingRules]:
+        """Return, by key, the rules that some of the devices get once they are recomputed."""
+        async with self.store.snapshot() as snapshot:
+            return await snapshot.pending_rules(devices)
 
     async def falls(
         self, stream: Stream, external_id: str, after_us: int, limit: int

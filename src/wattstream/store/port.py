@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wattstream.domain.devices import Device, DeviceChange
+from wattstream.domain.devices import Device, DeviceChange, PendingRules
 from wattstream.domain.falls import Fall
 from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
 from wattstream.domain.links import Feeds, KeptLink
@@ -185,6 +185,9 @@ class Snapshot(Protocol):
     async def devices(self, stream: Stream, after: str, limit: int) -> list[Device]:
         """Return up to `limit` devices with ids above `after`, by id in code point order."""
 
+    async def pending_rules(self, devices: Sequence[Device]) -> dict[int, PendingRules]:
+        """Return, by key, the rules that some of the devices get once they are recomputed."""
+
     async def latest(self, device: Device) -> Latest:
         """Return the newest reading of a device."""
 
@@ -253,9 +256,14 @@ class Store(Protocol):
     ) -> tuple[Device, bool]:
         """Change or make a device and recompute its totals where a rule changed.
 
+        A device with a long history keeps its rules until `recompute` has done so.
+
         Returns:
-            The device, and whether it was made.
+            The device as it is now, and whether it was made.
         """
+
+    async def recompute(self) -> None:
+        """Recompute devices whose rules changed, whoever changed them, until cancelled."""
 
     async def add_link(self, meter: str, vehicle: str, start_us: int, end_us: int) -> KeptLink:
         """Link a meter to a vehicle over [start_us, end_us); devices that are new are made.

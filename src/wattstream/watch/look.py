@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -77,6 +78,18 @@ class _Facts:
     live: Mapping[Stream, LiveStates]
     feeds: FleetFeeds
     is_linked: Bool
+
+    def meters_of(self, until_us: int) -> Callable[[int], Iterable[int]]:
+        """Return what tells the meters that fed a vehicle, by its row, lately."""
+        feeds = self.feeds
+        is_late = (feeds.start_us < until_us) & (feeds.end_us > until_us - _LATE_US)
+
+        def meters(row: int) -> list[int]:
+            is_its = feeds.vehicle == self.live[Stream.VEHICLE].device[row]
+            keys: list[int] = feeds.meter[is_late & is_its].tolist()
+            return keys
+
+        return meters
 
 
 class Watch:
@@ -158,10 +171,12 @@ class Watch:
         start_us = default_start(now_us)
         end_us = max(start_us, newest_us) + 1
         energy = await linked_energy(snapshot, feeds, start_us, end_us, only_linked=True)
-        edge_ukwh = await edge_energy(snapshot, energy, start_us, end_us)
-        judgements += judge_day(
-            energy, vehicles, meters, book, window=(start_us, end_us), edge_ukwh=edge_ukwh
-        )
+        judge = partial(judge_day, energy, vehicles, meters, book, window=(start_us, end_us))
+        judged = judge(edge_ukwh=np.zeros(len(energy.vehicle)))
+        if any((each.is_on & ~book.is_open(each.kind, each.device)).any() for each in judged):
+            # Only an alert that would open asks for the edges of the day.
+            judged = judge(edge_ukwh=await edge_energy(snapshot, energy, start_us, end_us))
+        judgements += judged
 
         is_linked = np.isin(vehicles.device, energy.vehicle)
         facts = _Facts(live, feeds, is_linked)
@@ -213,7 +228,10 @@ async def _judge_quarters(
         gain = frozen_gain(quarters, vehicles.device)
     judgements = [
         _judge_frozen(gain, facts, book, until_us),
-        judge_drift(drift, vehicles.device, facts.is_linked, book),
+        replace(
+            judge_drift(drift, vehicles.device, facts.is_linked, book),
+            meters=facts.meters_of(until_us),
+        ),
     ]
     return judgements, until_us, drift
 
@@ -232,11 +250,7 @@ def _judge_frozen(gain_kwh: Float64, facts: _Facts, book: Book, until_us: int) -
         }
         return found if facts.is_linked[row] else found | {"reason": "no_meter"}
 
-    def meters(row: int) -> list[int]:
-        of: list[int] = np.unique(facts.feeds.meter[facts.feeds.vehicle == vehicle[row]]).tolist()
-        return of
-
-    return Judgement(kind, Stream.VEHICLE, vehicle, is_on, evidence, meters)
+    return Judgement(kind, Stream.VEHICLE, vehicle, is_on, evidence, facts.meters_of(until_us))
 
 
 async def _decide(

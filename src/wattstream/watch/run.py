@@ -10,7 +10,7 @@ from wattstream.domain.errors import WattstreamError
 from wattstream.watch.look import Watch
 from wattstream.watch.webhook import Webhook
 
-_DELIVER_EVERY_S = 5.0
+_DELIVER_EVERY_S = 2.0
 
 _log = structlog.get_logger()
 

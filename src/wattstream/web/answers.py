@@ -1,15 +1,15 @@
 """From the values of the query floor to the JSON of the API."""
 
-from typing import Literal
+from typing import Any, Literal
 from zoneinfo import available_timezones
 
 from wattstream.domain.alerts import AlertKind
-from wattstream.domain.devices import Device, DeviceChange
+from wattstream.domain.devices import Device, DeviceChange, PendingRules
 from wattstream.domain.errors import ReadingError
 from wattstream.domain.falls import Fall, FallKind
 from wattstream.domain.holdings import KeptRejection, StreamStats
 from wattstream.domain.readings import Stream
-from wattstream.domain.register import EnergyMode
+from wattstream.domain.register import EnergyMode, Rules
 from wattstream.domain.units import MICRO, NEVER_US, kwh, rfc3339
 from wattstream.query.fleet import Alerts, FleetPerformance
 from wattstream.query.latest import LiveState
@@ -129,20 +129,30 @@ def alerts(found: Alerts, threshold: float) -> models.AlertsAnswer:
     )
 
 
-def device(found: Device) -> models.DeviceAnswer:
-    """Return a device's settings as JSON."""
-    rules = found.rules
+def device(found: Device, pending: PendingRules | None) -> models.DeviceAnswer:
+    """Return a device's settings as JSON, with those that it waits for."""
+    waits = None
+    if pending is not None:
+        waits = models.PendingRulesAnswer(**_rules(pending.rules), progress=pending.progress)
     return models.DeviceAnswer(
         type=found.stream.value,
         id=found.external_id,
-        energy_mode="register" if rules.energy_mode is EnergyMode.REGISTER else "interval",
-        register_modulus_kwh=None if rules.modulus_ukwh is None else kwh(rules.modulus_ukwh),
-        rated_power_kw=None if rules.rated_w is None else rules.rated_w / 1000,
-        heartbeat_seconds=rules.heartbeat_s,
+        **_rules(found.rules),
         time_zone=found.time_zone,
         fleet=found.fleet,
         alert_thresholds={AlertKind(kind): value for kind, value in found.alert_thresholds.items()},
+        recomputing=waits,
     )
+
+
+def _rules(rules: Rules) -> dict[str, Any]:
+    """Return the keys of models.RulesAnswer."""
+    return {
+        "energy_mode": rules.energy_mode.name.lower(),
+        "register_modulus_kwh": None if rules.modulus_ukwh is None else kwh(rules.modulus_ukwh),
+        "rated_power_kw": None if rules.rated_w is None else rules.rated_w / 1000,
+        "heartbeat_seconds": rules.heartbeat_s,
+    }
 
 
 def device_change(settings: models.DeviceSettings) -> DeviceChange:

@@ -155,7 +155,9 @@ def _add_registry(app: FastAPI, context: Context) -> None:
     ) -> models.DevicesAnswer:
         found = await queries.devices(type, after.replace("\0", ""), limit)
         more = found[-1].external_id if len(found) == limit else None
-        return models.DevicesAnswer(devices=[answers.device(d) for d in found], next=more)
+        pending = await queries.pending_rules(found)
+        listed = [answers.device(device, pending.get(device.key)) for device in found]
+        return models.DevicesAnswer(devices=listed, next=more)
 
     @app.get(
         "/v1/devices/{type}/{id:path}",
@@ -164,7 +166,9 @@ def _add_registry(app: FastAPI, context: Context) -> None:
         responses={**UNKNOWN, **AWAY},
     )
     async def device(type: DeviceType, id: DeviceId) -> models.DeviceAnswer:
-        return answers.device(await queries.device(type, id))
+        found = await queries.device(type, id)
+        pending = await queries.pending_rules([found])
+        return answers.device(found, pending.get(found.key))
 
     @app.put(
         "/v1/devices/{type}/{id:path}",
@@ -172,6 +176,10 @@ def _add_registry(app: FastAPI, context: Context) -> None:
         summary="Change or make a device; a changed rule recomputes its totals",
         responses={
             201: {"model": models.DeviceAnswer, "description": "Made"},
+            202: {
+                "model": models.DeviceAnswer,
+                "description": "Its history is long: it is recomputed first, see `recomputing`",
+            },
             **BAD,
             **UNKNOWN,
             **RULE,
@@ -188,8 +196,9 @@ def _add_registry(app: FastAPI, context: Context) -> None:
                 field="id",
             )
         changed, is_new = await queries.change_device(type, id, answers.device_change(settings))
-        response.status_code = 201 if is_new else 200
-        return answers.device(changed)
+        waits = (await queries.pending_rules([changed])).get(changed.key)
+        response.status_code = 201 if is_new else 200 if waits is None else 202
+        return answers.device(changed, waits)
 
     @app.get(
         "/v1/events/{type}/{id:path}",

@@ -167,18 +167,35 @@ class RefreshAnswer(Model):
     duration_ms: float
 
 
-class DeviceAnswer(Model):
-    """A device and its settings."""
+class RulesAnswer(Model):
+    """What decides how a device's readings count."""
 
-    type: Literal["meter", "vehicle"]
-    id: str
     energy_mode: Literal["interval", "register"]
     register_modulus_kwh: float | None
     rated_power_kw: float | None
     heartbeat_seconds: int
+
+
+class PendingRulesAnswer(RulesAnswer):
+    """Rules that hold once the device's history is recomputed; progress is a share of it."""
+
+    progress: float
+
+
+class DeviceName(Model):
+    """What names a device."""
+
+    type: Literal["meter", "vehicle"]
+    id: str
+
+
+class DeviceAnswer(RulesAnswer, DeviceName):
+    """A device and its settings; until it is recomputed it counts by its old rules."""
+
     time_zone: str
     fleet: str | None
     alert_thresholds: dict[AlertKind, float | None]
+    recomputing: PendingRulesAnswer | None
 
 
 class DevicesAnswer(Model):

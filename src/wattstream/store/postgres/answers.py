@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from wattstream.domain.devices import Device
+from wattstream.domain.devices import Device, PendingRules
 from wattstream.domain.falls import Fall, FallKind
 from wattstream.domain.holdings import DayCount, KeptRejection, StreamStats
 from wattstream.domain.links import Feeds, KeptLink, Link
@@ -60,6 +60,14 @@ class PostgresSnapshot:
         rows = await self._all("registry", "devices", stream, after=after, limit=limit)
         return [to_device(stream, row) for row in rows]
 
+    async def pending_rules(self, devices: Sequence[Device]) -> dict[int, PendingRules]:
+        """Return, by key, the rules that some of the devices get once they are recomputed."""
+        keys = arrays.PgArray(np.array([device.key for device in devices], np.int32))
+        return {
+            key: PendingRules(to_rules(row), progress)
+            for key, *row, progress in await self._all("rules", "pending_of", None, device_id=keys)
+        }
+
     async def latest(self, device: Device) -> Latest:
         """Return the newest reading of a device."""
         row = await self._one("answers", "latest", device.stream, device_id=device.key)
@@ -70,9 +78,9 @@ class PostgresSnapshot:
     async def falls(self, device: Device, after_us: int, limit: int) -> list[Fall]:
         """Return up to `limit` falls of a device's register after a time, oldest first."""
         rows = await self._all(
-            "answers",
             "falls",
-            device.stream,
+            "list",
+            None,
             device_id=device.key,
             after=arrays.time_param(after_us),
             limit=limit,
@@ -233,6 +241,11 @@ def _raw_bucket(row: Sequence[Any], width: int) -> RawBucket:
 
 def to_device(stream: Stream, row: Any) -> Device:
     """Return a device from a row of the registry."""
-    key, external_id, fleet, time_zone, thresholds, mode, modulus, rated, heartbeat = row
-    rules = Rules(EnergyMode(mode), modulus or None, rated or None, heartbeat)
-    return Device(key, stream, external_id, rules, fleet, time_zone, thresholds or {})
+    key, external_id, fleet, time_zone, thresholds, *rules = row
+    return Device(key, stream, external_id, to_rules(rules), fleet, time_zone, thresholds or {})
+
+
+def to_rules(row: Any) -> Rules:
+    """Return rules from their columns; 0 stands for no modulus and no rating."""
+    mode, modulus, rated, heartbeat = row
+    return Rules(EnergyMode(mode), modulus or None, rated or None, heartbeat)

@@ -75,6 +75,7 @@ class FlushWriter:
     def __init__(self, stream: Stream) -> None:
         self._kind: Kind = KINDS[stream]
         self._sql = statements.load("flush", stream)
+        self._put_falls = statements.load("falls")["put"]
         self._live = LiveCache(stream)
         self._trust = _Trust()
         self.keys = DeviceKeys(stream)
@@ -101,8 +102,8 @@ class FlushWriter:
             live_update(self._kind.stream, before, live),
             self._history(batch),
             self._day_counts(batch.at_us),
-            *self._put("put_buckets", closed),
-            *self._put("put_falls", falls),
+            *_put(self._sql["put_buckets"], closed),
+            *_put(self._put_falls, falls),
         ]
         self._live.put(live)
         return flush
@@ -171,7 +172,7 @@ class FlushWriter:
         if len(new):
             devices, runs = batch.runs(new, live)
             closed, falls = advance(runs.device, runs, received_at_us)
-            puts = [*self._put("put_buckets", closed), *self._put("put_falls", falls)]
+            puts = [*_put(self._sql["put_buckets"], closed), *_put(self._put_falls, falls)]
             send(connection, puts)
             assign(live, devices, runs.device)
         if len(late) or len(new):
@@ -246,12 +247,6 @@ class FlushWriter:
             },
         )
 
-    def _put(self, statement: str, rows: Rows) -> list[Step]:
-        """Return the steps that write rows, if there are any."""
-        if len(rows) == 0:
-            return []
-        return [Statement(self._sql[statement], arrays.params(rows, names_of(rows)))]
-
     def _day_counts(self, at_us: Int64) -> Step:
         """Return the step that counts stored readings, at least one, by day."""
         at_us = np.sort(at_us)
@@ -265,6 +260,11 @@ class FlushWriter:
                 "last_at": arrays.PgArray(at_us[stops - 1], times=True),
             },
         )
+
+
+def _put(statement: bytes, rows: Rows) -> list[Step]:
+    """Return the step that writes rows, if there are any."""
+    return [Statement(statement, arrays.params(rows, names_of(rows)))] if len(rows) else []
 
 
 @dataclass(slots=True)

@@ -91,7 +91,8 @@ def _recompute_touched(connection: Connection, late: Runs) -> None:
     """Recompute the buckets that late readings touch where contributions look back.
 
     A late reading changes its own contribution and the next two readings', so its own bucket
-    and the next two that exist; the bucket before holds what the first of them looks back at.
+    and the next that hold two readings. What the first of them looks back at is the carry of its
+    bucket, or where that is new, the carry that the next bucket had until now.
     """
     kind, live = late.kind, late.device
     touched = np.unique(np.stack([late.run, bucket_of(late.at_us)]), axis=1)
@@ -100,39 +101,66 @@ def _recompute_touched(connection: Connection, late: Runs) -> None:
     )
     known = known[np.lexsort((known["bucket_at"], known["device_id"]))]
     known_seg = np.searchsorted(live["device_id"], known["device_id"])
-    wanted = np.unique(
-        np.concatenate([touched, np.stack([known_seg, known["bucket_at"]])], axis=1), axis=1
-    )
+    wanted = _changed(known, known_seg, touched)
     seg, at_us, ukwh, values = _raw_buckets(connection, kind, live, wanted)
 
     starts = _starts(seg, bucket_of(at_us))
-    index = _find(known_seg, known["bucket_at"], seg[starts], bucket_of(at_us[starts]))
-    is_known = index >= 0
-    is_first = np.diff(seg[starts], prepend=-1) != 0
-    # A stored carry newer than the row before tells of buckets in between that are not here.
+    bucket_seg, bucket_at = seg[starts], bucket_of(at_us[starts])
+    index = np.searchsorted(_order(known_seg, known["bucket_at"]), _order(bucket_seg, bucket_at))
+    is_known = known["bucket_at"][index] == bucket_at
+    is_first = np.diff(bucket_seg, prepend=-1) != 0
+    # A carry newer than the row before tells of buckets in between that are not here.
     before = np.where(is_first, NEVER_US, at_us[starts - 1])
-    restarts = is_first | (is_known & (known["before1_at"][index] > before))
+    restarts = is_first | (known["before1_at"][index] > before)
     run = np.repeat(np.cumsum(restarts) - 1, np.diff(starts, append=len(seg)))
-    carry = np.where(is_known, known[index], empty_rollup(kind.stream, len(index)))[restarts]
-    runs = Runs(kind, run, at_us, ukwh, values, live[seg[starts][restarts]], carry)
+    carry = known[index][restarts]
+    runs = Runs(kind, run, at_us, ukwh, values, live[bucket_seg[restarts]], carry)
     summary = summarize(runs)
 
-    is_newest = np.diff(seg, append=len(live)) != 0
+    is_newest = at_us == live["last_at"][seg]
     if (live["energy_mode"] == EnergyMode.REGISTER).any():
-        _replace_falls(connection, runs, summary, is_newest)
+        _put_falls_of_runs(connection, runs, summary, is_newest)
 
-    is_open = summary.buckets["bucket_at"] == live["bucket_at"][seg[starts]]
+    is_open = summary.buckets["bucket_at"] == live["bucket_at"][bucket_seg]
+    opened = bucket_seg[is_open]
+    rows = live.take(opened)
     for name, _ in bucket_columns(kind.stream):
-        live[name] = summary.buckets[name][is_open]
-    set_newest(live, runs, summary, np.flatnonzero(is_newest))
+        rows[name] = summary.buckets[name][is_open]
+    set_newest(rows, runs, summary, np.flatnonzero(is_newest))
+    assign(live, opened, rows)
     is_same = is_known & ~_differs(known[index], summary.buckets)
-    for buckets, rows, sign in ((known[index], is_known, -1), (summary.buckets, True, 1)):
-        chosen = ~is_open & ~is_same & rows
-        add_to_day(live, buckets[chosen], seg[starts][chosen], sign)
+    for buckets, chosen, sign in ((known[index], is_known, -1), (summary.buckets, True, 1)):
+        differing = ~is_open & ~is_same & chosen
+        add_to_day(live, buckets[differing], bucket_seg[differing], sign)
     closed = summary.buckets[~is_open & ~is_same]
     if len(closed):
         statement = statements.load("flush", kind.stream)["put_buckets"]
         connection.execute(statement, arrays.params(closed, names_of(closed)))
+
+
+def _changed(known: Rows, known_seg: Int64, touched: Int64) -> Int64:
+    """Return the buckets that late readings change, as (device, start), int64[2, n].
+
+    Args:
+        known: Buckets up to each device's open one, sorted by device and start: the next two
+            after each touched one are among them, as far as they exist.
+        known_seg: Their devices.
+        touched: Buckets that hold late readings, as (device, start).
+    """
+    after = np.searchsorted(_order(known_seg, known["bucket_at"]), _order(*touched), side="right")
+    parts = [touched]
+    # The second one only where the first holds a single reading.
+    is_single = known["readings"].take(after, mode="clip") < 2
+    for place, is_wanted in ((after, True), (after + 1, is_single)):
+        inside = np.minimum(place, len(known) - 1)
+        is_there = is_wanted & (place < len(known)) & (known_seg[inside] == touched[0])
+        parts.append(np.stack([known_seg[inside], known["bucket_at"][inside]])[:, is_there])
+    return np.unique(np.concatenate(parts, axis=1), axis=1)
+
+
+def _order(seg: Int64, bucket_at: Int64) -> Int64:
+    """Return numbers in the order of device and bucket."""
+    return (seg << 32) + bucket_at // BUCKET_US
 
 
 def empty_rollup(stream: Stream, n: int) -> Rows:
@@ -176,16 +204,6 @@ def _raw_buckets(
 def _starts(seg: Int64, bucket_at: Int64) -> Int64:
     """Return where a new device or bucket begins."""
     return np.flatnonzero((np.diff(seg, prepend=-1) != 0) | (np.diff(bucket_at, prepend=-1) != 0))
-
-
-def _find(seg: Int64, bucket_at: Int64, seek_seg: Int64, seek_at: Int64) -> Int64:
-    """Return the position of each sought (seg, bucket) among sorted ones, -1 where absent."""
-    haystack = (seg << 32) + bucket_at // BUCKET_US
-    needle = (seek_seg << 32) + seek_at // BUCKET_US
-    if len(haystack) == 0:
-        return np.full(len(needle), -1)
-    index = np.minimum(np.searchsorted(haystack, needle), len(haystack) - 1)
-    return np.where(haystack[index] == needle, index, -1)
 
 
 def lock(connection: Connection, stream: Stream, devices: Int64) -> Rows:
@@ -286,14 +304,14 @@ def rebuild(
     rebuilt = empty_rollup(stream, 0)
     if len(device):
         present, run = np.unique(np.searchsorted(live["device_id"], device), return_inverse=True)
-        carry = _carry_before(connection, stream, live[present], limits)
+        carry = carry_before(connection, stream, live[present], limits)
         runs = Runs(KINDS[stream], run, at_us, ukwh, values, live[present], carry)
         summary = summarize(runs)
         is_newest = np.diff(run, append=-1) != 0
         is_newest &= at_us >= live["last_at"][present][run]
-        _replace_falls(connection, runs, summary, is_newest)
+        _put_falls_of_runs(connection, runs, summary, is_newest)
         rebuilt = _reopen(live, present, runs, summary)
-    repaired = _replace_closed(connection, stream, closed, rebuilt)
+    repaired = replace_closed(connection, stream, closed, rebuilt)
     changed = _differs(live, before)
     if changed.any():
         rows = live.compress(changed)
@@ -335,7 +353,7 @@ def _reopen(live: Rows, present: Int64, runs: Runs, summary: Summary) -> Rows:
     return closed
 
 
-def _carry_before(
+def carry_before(
     connection: Connection, stream: Stream, live: Rows, limits: dict[str, Any]
 ) -> Rows:
     """Return, per device, the two readings before the range as a carry."""
@@ -358,7 +376,7 @@ def _carry_before(
     return carry
 
 
-def _replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows) -> int:
+def replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows) -> int:
     """Make the rollup say `new` where it said `old`; return how many buckets differed."""
     statement = statements.load("flush", stream)
     wrong = new[~np.isin(opaque(new), opaque(old))]
@@ -370,35 +388,42 @@ def _replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows
     return len(wrong) + len(gone)
 
 
-def _replace_falls(connection: Connection, runs: Runs, summary: Summary, is_newest: Bool) -> None:
+def _put_falls_of_runs(
+    connection: Connection, runs: Runs, summary: Summary, is_newest: Bool
+) -> None:
     """Make the register events of runs what their readings tell."""
     steps, device = summary.steps, runs.device["device_id"][runs.run]
     first = np.flatnonzero(np.diff(runs.run, prepend=-1) != 0)
     last = np.flatnonzero(np.diff(runs.run, append=-1) != 0)
     # A reading tells of its predecessor; the newest of itself as well.
     is_first = steps.at1_us[first] == NEVER_US
+    replace_falls(
+        connection,
+        device[first],
+        np.where(is_first, steps.at_us[first], steps.at1_us[first]),
+        np.where(is_newest[last], steps.at_us[last], steps.at1_us[last]),
+        fallen(runs, steps, is_newest),
+    )
+
+
+def replace_falls(
+    connection: Connection, device: Int64, first_us: Int64, last_us: Int64, new: Rows
+) -> None:
+    """Make the register events of some devices, each in [first, last], be `new`, FALL_DTYPE."""
+    sql = statements.load("falls")
     ranges = {
-        "device_id": arrays.PgArray(device[first]),
-        "first_at": arrays.PgArray(
-            np.where(is_first, steps.at_us[first], steps.at1_us[first]), times=True
-        ),
-        "last_at": arrays.PgArray(
-            np.where(is_newest[last], steps.at_us[last], steps.at1_us[last]), times=True
-        ),
+        "device_id": arrays.PgArray(device.astype(np.int32)),
+        "first_at": arrays.PgArray(first_us, times=True),
+        "last_at": arrays.PgArray(last_us, times=True),
     }
-    record = connection.execute(
-        statements.load("recompute", runs.kind.stream)["held_falls"], ranges, binary=True
-    ).fetchone()
+    record = connection.execute(sql["held"], ranges, binary=True).fetchone()
     old = arrays.to_rows(record or (), FALL_DTYPE.names or (), FALL_DTYPE)
-    new = fallen(runs, steps, is_newest)
     wrong = new[~np.isin(opaque(new), opaque(old))]
     gone = np.setdiff1d(_names(old, "fell_at"), _names(new, "fell_at"))
     if len(wrong):
-        sql = statements.load("flush", runs.kind.stream)["put_falls"]
-        connection.execute(sql, arrays.params(wrong, names_of(wrong)))
+        connection.execute(sql["put"], arrays.params(wrong, names_of(wrong)))
     if len(gone):
-        sql = statements.load("recompute", runs.kind.stream)["delete_falls"]
-        connection.execute(sql, arrays.params(gone, names_of(gone)))
+        connection.execute(sql["delete"], arrays.params(gone, names_of(gone)))
 
 
 def _names(rows: Rows, time: str = "bucket_at") -> Rows:

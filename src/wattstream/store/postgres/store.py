@@ -1,11 +1,11 @@
 """The store on PostgreSQL: a lane per stream, workers for the rest, a pool that answers."""
 
 import asyncio
-import json
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,16 +15,15 @@ import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from wattstream.domain.devices import Device, DeviceChange
-from wattstream.domain.errors import StoreUnavailableError
+from wattstream.domain.errors import StoreUnavailableError, WattstreamError
 from wattstream.domain.holdings import Repair
 from wattstream.domain.links import KeptLink
 from wattstream.domain.readings import Readings, Rejection, Stream
-from wattstream.domain.register import Rules
 from wattstream.domain.units import DAY_US, bucket_ceil, bucket_floor
 from wattstream.store.port import Snapshot, Verdict, Written
 from wattstream.store.postgres import arrays, links, statements
 from wattstream.store.postgres.alerts import PostgresAlerts, PostgresAlertSnapshot
-from wattstream.store.postgres.answers import PostgresSnapshot, to_device
+from wattstream.store.postgres.answers import PostgresSnapshot
 from wattstream.store.postgres.connections import (
     APPLICATION_NAME,
     Connection,
@@ -33,11 +32,12 @@ from wattstream.store.postgres.connections import (
     unavailable,
 )
 from wattstream.store.postgres.flush import Flush, FlushWriter
-from wattstream.store.postgres.live import new_version
 from wattstream.store.postgres.recompute import lock, rebuild
+from wattstream.store.postgres.rules import AT_ONCE_READINGS, change_device, recompute_waiting
 
 MAX_RECORD_BYTES = 8192
-WRITE_CONNECTIONS = 5
+WRITE_CONNECTIONS = 6
+_RECOMPUTE_EVERY_S, _RECOMPUTE_SOON_S = 10.0, 0.2
 _REFRESH_DEVICES = 64
 _PACKED_FROM = 1000  # a smaller flush is packed sooner than handed to another thread
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
@@ -50,7 +50,11 @@ _log = structlog.get_logger()
 class PostgresStore:
     """A Store on one PostgreSQL database; several engines may share it."""
 
-    def __init__(self, conninfo: str, *, read_connections: int) -> None:
+    def __init__(
+        self, conninfo: str, *, read_connections: int, at_once_readings: int = AT_ONCE_READINGS
+    ) -> None:
+        """Prepare a store; a device with more than `at_once_readings` gets new rules later."""
+        self._at_once_readings = at_once_readings
         self._writers = {stream: FlushWriter(stream) for stream in Stream}
         self._lanes = {
             stream: Worker(conninfo, f"{stream} lane", plans_once=True) for stream in Stream
@@ -64,6 +68,9 @@ class PostgresStore:
         self._admin = Worker(conninfo, "admin")
         self._alerter = Worker(conninfo, "alerts")
         self.alerts = PostgresAlerts(partial(self._view, PostgresAlertSnapshot), self._alerter)
+        self._recomputer = Worker(conninfo, "recomputer")
+        self._has_changed = asyncio.Event()
+        self._stop = threading.Event()
         self._pool = AsyncConnectionPool(
             conninfo,
             min_size=min(2, read_connections),
@@ -83,7 +90,14 @@ class PostgresStore:
 
     async def close(self) -> None:
         """Finish what is under way and close every connection."""
-        workers = (*self._lanes.values(), self._keeper, self._admin, self._alerter)
+        self._stop.set()
+        workers = (
+            *self._lanes.values(),
+            self._keeper,
+            self._admin,
+            self._alerter,
+            self._recomputer,
+        )
         await asyncio.gather(*(worker.close() for worker in workers))
         for packer in self._packers.values():
             packer.shutdown()
@@ -140,7 +154,35 @@ class PostgresStore:
         self, stream: Stream, external_id: str, change: DeviceChange
     ) -> tuple[Device, bool]:
         """Change or make a device and recompute its totals where a rule changed."""
-        return await self._admin.run(partial(self._change, stream, external_id, change))
+        done = await self._admin.run(
+            lambda connection: change_device(
+                connection,
+                self._writers[stream].keys,
+                stream,
+                external_id,
+                change,
+                at_once_readings=self._at_once_readings,
+            )
+        )
+        self._has_changed.set()
+        return done
+
+    async def recompute(self) -> None:
+        """Recompute devices whose rules changed, whoever changed them, until cancelled."""
+        work = partial(recompute_waiting, self._at_once_readings, self._stop)
+        while True:
+            self._has_changed.clear()
+            pause_s = _RECOMPUTE_EVERY_S
+            try:
+                if not await self._recomputer.run(work):
+                    pause_s = _RECOMPUTE_SOON_S
+            except WattstreamError as error:
+                _log.warning("Devices wait to be recomputed; trying again", why=error.message)
+            except Exception:  # noqa: BLE001 - a bug must be seen, and other devices still served
+                _log.exception("A device was not recomputed; trying again")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._has_changed.wait()
 
     async def add_link(self, meter: str, vehicle: str, start_us: int, end_us: int) -> KeptLink:
         """Link a meter to a vehicle over [start_us, end_us); devices that are new are made."""
@@ -213,49 +255,6 @@ class PostgresStore:
             connection, key[Stream.METER], key[Stream.VEHICLE], start_us=start_us, end_us=end_us
         )
         return KeptLink(link_id, meter, vehicle, start_us, end_us)
-
-    def _change(
-        self, stream: Stream, external_id: str, change: DeviceChange, connection: Connection
-    ) -> tuple[Device, bool]:
-        registry = statements.load("registry", stream)
-        name = {"external_id": external_id}
-        is_new = connection.execute(registry["device"], name).fetchone() is None
-        if is_new:
-            self._writers[stream].keys.register(connection, [external_id])
-        with connection.transaction():
-            found = connection.execute(registry["device"], name, binary=True).fetchone()
-            key = to_device(stream, found).key
-            live = lock(connection, stream, np.array([key]))
-            # Read again now that nobody else can change it.
-            found = connection.execute(registry["device"], name, binary=True).fetchone()
-            before = to_device(stream, found)
-            after = _changed(before, change)
-            connection.execute(
-                registry["describe"],
-                {
-                    "device_id": key,
-                    "fleet": after.fleet,
-                    "time_zone": after.time_zone,
-                    "alert_thresholds": json.dumps(own)
-                    if (own := after.alert_thresholds)
-                    else None,
-                },
-            )
-            if after.rules != before.rules:
-                columns = {
-                    "energy_mode": int(after.rules.energy_mode),
-                    "modulus_ukwh": after.rules.modulus_ukwh or 0,
-                    "rated_w": after.rules.rated_w or 0,
-                    "heartbeat_s": after.rules.heartbeat_s,
-                    "version": new_version(),
-                }
-                connection.execute(
-                    statements.load("recompute", stream)["set_rules"], {"device_id": key, **columns}
-                )
-                for column, value in columns.items():
-                    live[column] = value
-                rebuild(connection, stream, live, -(2**63), 2**63 - 1)
-        return after, is_new
 
 
 async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
@@ -350,27 +349,3 @@ def _refresh(
     with connection.transaction():
         live = lock(connection, stream, devices)
         return rebuild(connection, stream, live, start, end)
-
-
-def _changed(device: Device, change: DeviceChange) -> Device:
-    """Return a device with the named settings changed."""
-
-    def pick(name: str, old: Any) -> Any:
-        value = getattr(change, name)
-        return None if name in change.clear else old if value is None else value
-
-    rules = device.rules
-    return Device(
-        device.key,
-        device.stream,
-        device.external_id,
-        Rules(
-            pick("energy_mode", rules.energy_mode),
-            pick("modulus_ukwh", rules.modulus_ukwh),
-            pick("rated_w", rules.rated_w),
-            pick("heartbeat_s", rules.heartbeat_s),
-        ),
-        pick("fleet", device.fleet),
-        pick("time_zone", device.time_zone),
-        pick("alert_thresholds", device.alert_thresholds) or {},
-    )

@@ -2,13 +2,6 @@
 SELECT last_at, received_at, last_ukwh, delta_ukwh, {fields}
 FROM {stream}_live WHERE device_id = %(device_id)s
 
--- name: falls
-SELECT fell_at, ukwh, before_at, before_ukwh, kind
-FROM register_events
-WHERE device_id = %(device_id)s AND fell_at > %(after)s
-ORDER BY fell_at
-LIMIT %(limit)s
-
 -- name: window
 -- Whole buckets, the closed ones from the rollup and the open one from the live row; then the
 -- readings of the buckets that an edge cuts, each with the two readings before it. Where the closed

@@ -90,15 +90,6 @@ SELECT device_id, {bucket_values}
 FROM (SELECT unnest(%(device_id)s::int4[]) AS device_id, {bucket_rows}) AS u
 ON CONFLICT (device_id, bucket_at) DO UPDATE SET {bucket_added}
 
--- name: put_falls
-INSERT INTO register_events (device_id, fell_at, ukwh, before_at, before_ukwh, kind)
-SELECT unnest(%(device_id)s::int4[]), unnest(%(fell_at)s::timestamptz[]), unnest(%(ukwh)s::int8[]),
-    unnest(%(before_at)s::timestamptz[]), unnest(%(before_ukwh)s::int8[]),
-    unnest(%(kind)s::int2[])
-ON CONFLICT (device_id, fell_at) DO UPDATE SET
-    ukwh = excluded.ukwh, before_at = excluded.before_at,
-    before_ukwh = excluded.before_ukwh, kind = excluded.kind
-
 -- name: mend_days
 -- The day's sums of some devices from their rollups, where they differ. Rows are locked already.
 WITH mended AS (

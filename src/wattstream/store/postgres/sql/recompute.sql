@@ -1,16 +1,13 @@
 -- name: neighbours
--- The closed buckets that late readings touch: the one before, for the two readings before
--- them; their own; and the next two that exist, which hold the next two readings.
+-- The closed buckets that late readings may touch: their own, and the next two that exist. Each
+-- holds the two readings before it.
 SELECT array_agg(device_id), {bucket_aggregates}
 FROM (
     SELECT DISTINCT ON (device_id, bucket_at) r.*
     FROM unnest(%(device_id)s::int4[], %(bucket_at)s::timestamptz[]) AS u(late_id, late_at),
     LATERAL (
-        (SELECT * FROM {stream}_rollup
-         WHERE device_id = late_id AND bucket_at < late_at ORDER BY bucket_at DESC LIMIT 1)
-        UNION ALL
-        (SELECT * FROM {stream}_rollup
-         WHERE device_id = late_id AND bucket_at >= late_at ORDER BY bucket_at LIMIT 3)
+        SELECT * FROM {stream}_rollup
+        WHERE device_id = late_id AND bucket_at >= late_at ORDER BY bucket_at LIMIT 3
     ) AS r
     ORDER BY device_id, bucket_at
 ) AS touched
@@ -73,30 +70,3 @@ SELECT array_agg(device_id ORDER BY device_id) FROM {stream}_live
 
 -- name: held_range
 SELECT min(first_at), max(last_at) FROM history_days WHERE stream = '{stream}'
-
--- name: set_rules
-UPDATE {stream}_live
-SET energy_mode = %(energy_mode)s, modulus_ukwh = %(modulus_ukwh)s, rated_w = %(rated_w)s,
-    heartbeat_s = %(heartbeat_s)s, version = %(version)s
-WHERE device_id = %(device_id)s
-
--- name: held_falls
--- The register events of some devices in ranges, both ends included.
-SELECT array_agg(device_id), array_agg(fell_at), array_agg(ukwh), array_agg(before_at),
-    array_agg(before_ukwh), array_agg(kind)
-FROM (
-    SELECT e.*
-    FROM unnest(
-        %(device_id)s::int4[], %(first_at)s::timestamptz[], %(last_at)s::timestamptz[]
-    ) AS u(id, first_at, last_at),
-    LATERAL (
-        SELECT * FROM register_events
-        WHERE device_id = id AND fell_at BETWEEN first_at AND last_at
-        OFFSET 0
-    ) AS e
-) AS events
-
--- name: delete_falls
-DELETE FROM register_events AS e
-USING unnest(%(device_id)s::int4[], %(fell_at)s::timestamptz[]) AS u(device_id, fell_at)
-WHERE e.device_id = u.device_id AND e.fell_at = u.fell_at
