@@ -145,23 +145,31 @@ def judged_efficiency(
     return np.where(is_known, dc_ukwh / np.where(is_known, ac_ukwh, 1), np.nan)
 
 
-def efficiency_doubt(ac_ukwh: Int64, edge_ukwh: Float64) -> Float64:
-    """Return how much a day's efficiency may lie below that of its charger without a fault.
-
-    A meter draws a little all day, which takes a large share where the day holds the end of a
-    session only; the fewer quarter-hours were charged in, the less their noise cancels; and
-    where the day cuts a session, one side may have counted what the other has not.
+def edge_doubt(ac_ukwh: Int64, edge_ukwh: Float64) -> Float64:
+    """Return how far a day's efficiency may be wrong where the day cuts a session, fraction.
 
     Args:
         ac_ukwh: Drawn over the day, micro-kWh.
-        edge_ukwh: What the two sides may be apart, micro-kWh.
+        edge_ukwh: What one side may have counted that the other has not, micro-kWh.
+    """
+    return np.asarray(edge_ukwh / np.maximum(ac_ukwh, MIN_AC_UKWH), np.float64)
+
+
+def loss_doubt(ac_ukwh: Int64) -> Float64:
+    """Return how far a day's efficiency may be below that of a charger without a fault.
+
+    A meter draws a little all day, which takes a large share where the day holds the end of a
+    session only; and the fewer quarter-hours were charged in, the less their noise cancels.
+
+    Args:
+        ac_ukwh: Drawn over the day, micro-kWh.
 
     Returns:
-        Fractions: without edges 0.2 at 1 kWh, 0.04 at 10, 0.01 at 100.
+        Fractions: 0.2 at 1 kWh, 0.04 at 10, 0.01 at 100.
     """
     ac = np.maximum(ac_ukwh, MIN_AC_UKWH).astype(np.float64)
     noise = _CHANCE * np.sqrt(ac * np.minimum(ac, _QUARTER_UKWH))
-    return np.asarray((_STANDBY_UKWH + noise + edge_ukwh) / ac, np.float64)
+    return np.asarray((_STANDBY_UKWH + noise) / ac, np.float64)
 
 
 def low_efficiency(efficiency: Float64, is_open: Bool, threshold: Float64) -> Bool:

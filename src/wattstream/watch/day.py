@@ -4,8 +4,9 @@ import numpy as np
 
 from wattstream.domain.alerts import (
     AlertKind,
-    efficiency_doubt,
+    edge_doubt,
     judged_efficiency,
+    loss_doubt,
     low_efficiency,
     over_unity,
 )
@@ -47,16 +48,18 @@ def judge_day(
     row_of = np.full(len(vehicles.device), -1)
     row_of[np.searchsorted(vehicles.device, energy.vehicle)] = np.arange(len(energy.vehicle))
     is_linked = row_of >= 0
-    efficiency, doubt = np.full(len(row_of), np.nan), np.zeros(len(row_of))
+    efficiency, above, below = (np.full(len(row_of), np.nan) for _ in range(3))
     known = judged_efficiency(energy.ac_ukwh, energy.dc_ukwh, ac_coverage, dc_coverage)
     efficiency[is_linked] = known[row_of[is_linked]]
-    doubt[is_linked] = efficiency_doubt(energy.ac_ukwh, edge_ukwh)[row_of[is_linked]]
+    above[is_linked] = edge_doubt(energy.ac_ukwh, edge_ukwh)[row_of[is_linked]]
+    below[is_linked] = above[is_linked] + loss_doubt(energy.ac_ukwh)[row_of[is_linked]]
+    doubts = {AlertKind.LOW_EFFICIENCY: below, AlertKind.OVER_UNITY: -above}
 
     def judge(kind: AlertKind) -> Judgement:
         threshold = book.thresholds(kind, vehicles.device)
         is_open = book.is_open(kind, vehicles.device)
         # Opened only beyond doubt; one that is open stays until the efficiency itself is back.
-        best = efficiency + np.where(is_open, 0, doubt * (kind is AlertKind.LOW_EFFICIENCY))
+        best = efficiency + np.where(is_open, 0, doubts[kind])
         is_on = _DECISIONS[kind](best, is_open, threshold) & is_linked
 
         def evidence(row: int) -> Evidence:
@@ -70,7 +73,7 @@ def judge_day(
             place = int(row_of[row])
             return common | {
                 "efficiencyFraction": number(efficiency[row]),
-                "doubtFraction": number(doubt[row], 3),
+                "doubtFraction": number(abs(doubts[kind][row]), 3),
                 "acKwh": kwh(int(energy.ac_ukwh[place])),
                 "dcKwh": kwh(int(energy.dc_ukwh[place])),
                 "acCoverageFraction": number(ac_coverage[place], 3),
