@@ -26,6 +26,7 @@ from wattstream.store.port import (
     DeviceTotals,
     FleetFeeds,
     Latest,
+    Quarters,
     RawBucket,
     Totals,
     Values,
@@ -322,9 +323,16 @@ class MemoryStore:
         ]
 
     async def raw_bucket(self, device: Device, bucket_us: int) -> RawBucket:
+        return await self.raw_readings(
+            device, bucket_us, bucket_us + BUCKET_US, MAX_READINGS_A_BUCKET
+        )
+
+    async def raw_readings(
+        self, device: Device, start_us: int, end_us: int, limit: int
+    ) -> RawBucket:
         history = self.readings[device.stream, device.external_id]
-        inside = sorted(at for at in history if bucket_us <= at < bucket_us + BUCKET_US)
-        before = sorted((at for at in history if at < bucket_us), reverse=True)[:2]
+        inside = sorted(at for at in history if start_us <= at < end_us)[:limit]
+        before = sorted((at for at in history if at < start_us), reverse=True)[:2]
         carry = [(at, history[at][0].energy_ukwh) for at in before] + [(NEVER_US, 0)] * 2
         return RawBucket(
             (carry[0], carry[1]),
@@ -333,6 +341,26 @@ class MemoryStore:
             np.array([history[at][0].fields for at in inside]).reshape(
                 len(inside), len(KINDS[device.stream].fields)
             ),
+        )
+
+    async def span(self, device: Device, start_us: int, end_us: int) -> tuple[int, int] | None:
+        history = self.readings[device.stream, device.external_id]
+        inside = [at for at in history if start_us <= at < end_us]
+        return (min(inside), max(inside)) if inside else None
+
+    async def quarters(self, device: Device, start_us: int, end_us: int, limit: int) -> Quarters:
+        history = self.readings[device.stream, device.external_id]
+        starts = sorted({at - at % BUCKET_US for at in history})
+        starts = [at for at in starts if start_us <= at < end_us][:limit]
+        sums = [self.brute_force(device, at, at + BUCKET_US) for at in starts]
+        width = len(KINDS[device.stream].fields)
+        return Quarters(
+            np.array(starts, np.int64),
+            np.array([total.energy_ukwh for total in sums], np.int64),
+            np.array([total.suspect_ukwh for total in sums], np.int64),
+            np.array([total.readings for total in sums], np.int64),
+            np.array([total.sums_micro for total in sums], np.int64).reshape(-1, width),
+            np.array([total.counts for total in sums], np.int64).reshape(-1, width),
         )
 
     async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:

@@ -95,6 +95,69 @@ def test_both_sides_of_a_real_charge_are_replayed_with_one_clock_corrected(engin
     assert abs((last - first).total_seconds()) < 3600
 
 
+def gueni(engine: Engine, path: str, vehicle: str = "gueni-ev-1", **params: str) -> Any:
+    answer = httpx.get(f"{engine.url}/v1/analytics/{path}/{vehicle}", params=params)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def link_gueni(engine: Engine) -> None:
+    link = {"meterId": "gueni-dc-1", "vehicleId": "gueni-ev-1", "start": "2026-01-01T00:00:00Z"}
+    assert httpx.post(f"{engine.url}/v1/links", json=link).status_code == 201
+
+
+def test_a_wrong_clock_is_told_shown_and_corrected_by_hand_only(engine: Engine) -> None:
+    files = shared_data("gueni_charger_meter.jsonl"), shared_data("gueni_vehicle.jsonl")
+    replay = ("replay", *files, "--mode", "register", "--shift-to-now")
+    wattstream(engine, *replay)
+    link_gueni(engine)
+    (pair,) = gueni(engine, "clock")["meters"]
+    assert (pair["meterId"], pair["state"], pair["reason"]) == ("gueni-dc-1", "known", None)
+    assert pair["offsetSeconds"] == pytest.approx(7195, abs=15)
+    assert pair["uncertaintySeconds"] <= 60
+    assert pair["quality"] > 0.95
+
+    # The charger's hour holds none of the vehicle's, or its last reading only, and the reverse.
+    first, last = sql(engine, "SELECT min(measured_at), max(measured_at) FROM meter_history")
+    car_first, car_last = sql(
+        engine, "SELECT min(measured_at), max(measured_at) FROM vehicle_history"
+    )
+    after = last + timedelta(seconds=1)
+    assert car_last < first
+    for start, end, status, totals, reason in (
+        (first, after, "no_data", (5.443621, 0), "the vehicle sent no reading"),
+        (car_last, after, "ok", (5.443621, 0.000085), "the other sent no reading"),
+        (car_first, first, "ok", (0, 5.353832), "the vehicle's meters sent no reading"),
+        (car_first, first + timedelta(minutes=2), "ok", (0.23232, 5.353832),
+         "the other sent no reading"),
+    ):  # fmt: skip
+        answer = gueni(engine, "performance", start=start.isoformat(), end=end.isoformat())
+        assert (answer["totalAc"], answer["totalDc"]) == totals
+        assert (answer["efficiency"], answer["status"]) == (None, status)
+        assert reason in answer["reason"]
+    assert gueni(engine, "clock", end=first.isoformat())["meters"][0]["state"] == "unknown"
+
+
+def test_a_clock_corrected_at_replay_gives_the_efficiency_of_the_charge(engine: Engine) -> None:
+    files = shared_data("gueni_charger_meter.jsonl"), shared_data("gueni_vehicle.jsonl")
+    replay = ("replay", *files, "--mode", "register", "--shift-to-now")
+    wattstream(engine, *replay, "--clock-offset", "gueni-dc-1=-7195")
+    link_gueni(engine)
+    first, last = sql(
+        engine,
+        "SELECT least(m.first, v.first), greatest(m.last, v.last) FROM"
+        " (SELECT min(measured_at) AS first, max(measured_at) AS last FROM meter_history) AS m,"
+        " (SELECT min(measured_at) AS first, max(measured_at) AS last FROM vehicle_history) AS v",
+    )
+    assert last - first < timedelta(hours=1)
+    whole = {"start": first.isoformat(), "end": (last + timedelta(seconds=1)).isoformat()}
+    answer = gueni(engine, "performance", **whole)
+    assert answer["efficiency"] == pytest.approx(0.98, abs=0.01)
+    assert (answer["status"], answer["acSource"]) == ("ok", "link")
+    (pair,) = gueni(engine, "clock")["meters"]
+    assert pair["offsetSeconds"] == pytest.approx(0, abs=15)
+
+
 def test_csv_and_decimal_strings_are_replayed_and_bad_lines_named(
     engine: Engine, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from wattstream.domain.units import (
     bucket_ceil,
     bucket_floor,
     rfc3339,
+    rfc3339_column,
     to_datetime,
     to_us,
 )
@@ -180,3 +181,10 @@ def test_buckets_start_at_whole_quarter_hours(at_us: int) -> None:
 def test_times_are_written_in_utc_and_read_back(at_us: int) -> None:
     assert to_us(to_datetime(at_us)) == at_us
     assert rfc3339(at_us).endswith("Z")
+
+
+@given(
+    st.lists(st.one_of(st.integers(-(10**16), 10**17), st.integers(0, 10**9).map(MICRO.__mul__)))
+)
+def test_a_column_of_times_is_written_like_each_of_them(times: list[int]) -> None:
+    assert rfc3339_column(np.array(times, np.int64)) == [rfc3339(at_us) for at_us in times]

@@ -353,7 +353,7 @@ def test_devices_appear_by_themselves_and_change_only_what_is_named(api: Api) ->
     assert changed.json() == {
         "type": "meter", "id": "R1", "energyMode": "register", "registerModulusKwh": 99999.9,
         "ratedPowerKw": 7.4, "heartbeatSeconds": 60, "timeZone": "UTC", "fleet": "north",
-        "recomputing": None,
+        "alertThresholds": {}, "recomputing": None,
     }  # fmt: skip
     cleared = api.request("PUT", path, json={"registerModulusKwh": None, "fleet": None}).json()
     assert (cleared["registerModulusKwh"], cleared["fleet"]) == (None, None)

@@ -27,6 +27,7 @@ CONTRACT = {
     ("post", "/v1/ingest/batch"): {201, 207, 400, 413, 415, 422, 503},
     ("get", "/v1/ingest/status/{type}/{id}"): {200, 404, 503},
     ("get", "/v1/analytics/performance/{vehicleId}"): {200, 400, 404, 503},
+    ("get", "/v1/analytics/clock/{vehicleId}"): {200, 400, 404, 503},
     ("get", "/v1/analytics/fleet"): {200, 400, 503},
     ("get", "/v1/analytics/stats"): {200, 503},
     ("get", "/v1/analytics/alerts"): {200, 400, 503},
@@ -35,6 +36,8 @@ CONTRACT = {
     ("get", "/v1/devices/{type}/{id}"): {200, 404, 503},
     ("put", "/v1/devices/{type}/{id}"): {200, 201, 202, 400, 404, 422, 503},
     ("get", "/v1/events/{type}/{id}"): {200, 400, 404, 503},
+    ("get", "/v1/history/{type}"): {200, 400, 404, 406, 503},
+    ("get", "/v1/history/{type}/{id}"): {200, 400, 404, 406, 503},
     ("get", "/v1/links"): {200, 400, 503},
     ("post", "/v1/links"): {201, 400, 409, 422, 503},
     ("patch", "/v1/links/{linkId}"): {200, 400, 404, 409, 422, 503},
@@ -48,6 +51,11 @@ CONTRACT = {
     ("get", "/metrics"): {200},
     ("get", "/"): {200},
 }
+HISTORIES = [
+    ("/v1/history/{type}/{id}", "/v1/history/meter/A?"),
+    ("/v1/history/{type}/{id}", "/v1/history/vehicle/A?"),
+    ("/v1/history/{type}", "/v1/history/meter?id=A&"),
+]
 METHODS = ["get", "post", "put", "delete", "patch"]
 CHECKS = [
     not_a_server_error,
@@ -78,6 +86,7 @@ def test_an_answer_of_every_kind_fits_its_schema(engine: Engine) -> None:
     packed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     one, batch = "/v1/ingest", "/v1/ingest/batch"
     status, device = "/v1/ingest/status/{type}/{id}", "/v1/devices/{type}/{id}"
+    history = "/v1/history/{type}/{id}"
     one_link = "/v1/links/{linkId}"
     link = {"meterId": "A", "vehicleId": "A", "start": now, "end": None}
     requests: list[tuple[str, str, str, dict[str, object], int]] = [
@@ -97,6 +106,7 @@ def test_an_answer_of_every_kind_fits_its_schema(engine: Engine) -> None:
         ("GET", status, "/v1/ingest/status/vehicle/A", {}, 200),
         ("GET", status, "/v1/ingest/status/vehicle/B", {}, 404),
         ("GET", "/v1/analytics/performance/{vehicleId}", "/v1/analytics/performance/A", {}, 200),
+        ("GET", "/v1/analytics/clock/{vehicleId}", "/v1/analytics/clock/A", {}, 200),
         ("GET", "/v1/analytics/stats", "/v1/analytics/stats", {}, 200),
         ("GET", "/v1/analytics/alerts", "/v1/analytics/alerts?threshold=100", {}, 200),
         ("POST", "/v1/analytics/refresh", "/v1/analytics/refresh", {}, 200),
@@ -104,6 +114,13 @@ def test_an_answer_of_every_kind_fits_its_schema(engine: Engine) -> None:
         ("PUT", device, "/v1/devices/meter/A", {"json": {"ratedPowerKw": 11}}, 200),
         ("PUT", device, "/v1/devices/meter/B", {"json": {"fleet": "north"}}, 201),
         ("GET", device, "/v1/devices/meter/B", {}, 200),
+        *(
+            ("GET", f"{path}", f"{target}resolution={resolution}", {}, 200)
+            for path, target in HISTORIES
+            for resolution in ("raw", "15m", "1h", "1d")
+        ),
+        ("GET", history, "/v1/history/meter/A", {"headers": {"Accept": "text/csv"}}, 200),
+        ("GET", history, "/v1/history/meter/A", {"headers": {"Accept": "image/png"}}, 406),
         ("PUT", device, "/v1/devices/meter/R", {"json": {"energyMode": "register"}}, 201),
         ("POST", batch, batch, {"json": [{**meter, "meterId": "R", "kwhConsumedAc": kwh,
          "timestamp": f"{now[:11]}00:00:0{kwh}Z"} for kwh in (2, 3)]}, 201),

@@ -89,6 +89,7 @@ EDGES = {
 CASES: list[tuple[str, str, dict[str, object]]] = [
     ("answers", "latest", {"device_id": 1}),
     ("answers", "window", {"device_id": 1, **RANGE, **EDGES}),
+    ("answers", "span", {"device_id": 1, **RANGE}),
     ("answers", "stream_totals", RANGE),
     ("answers", "stream_bucket", RANGE),
     ("answers", "stream_carry", RANGE),
@@ -96,6 +97,17 @@ CASES: list[tuple[str, str, dict[str, object]]] = [
     ("answers", "device_count", {}),
     ("answers", "days", {}),
     ("answers", "rejection_count", {}),
+    (
+        "series",
+        "reach",
+        {"device_id": 1, "bucket_at": RANGE["start_at"], "end_at": RANGE["end_at"], "limit": 9},
+    ),
+    (
+        "series",
+        "readings",
+        {"device_id": 1, "bucket_at": RANGE["start_at"], **RANGE, "limit": 9},
+    ),
+    ("series", "quarters", {"device_id": 1, **RANGE, "limit": 9}),
     ("registry", "device", {"external_id": "D1"}),
     ("registry", "devices", {"after": "", "limit": 10}),
     ("flush", "lock", {"device_id": keys(1, 2, 3)}),
@@ -131,7 +143,7 @@ def test_history_and_rollups_are_read_by_key_and_day(
     for node in large:
         assert node["Node Type"] in ("Index Scan", "Index Only Scan"), node
         assert "device_id" in node["Index Cond"], node
-    if name in ("window", "existing", "raw_buckets", "raw_range"):
+    if name in ("window", "existing", "raw_buckets", "raw_range", "readings"):
         assert partitions
 
 

@@ -88,6 +88,21 @@ async def energy(store: Store, stream: Stream, name: str) -> tuple[int, int, int
     return total.energy_ukwh, total.suspect_ukwh, total.readings
 
 
+def test_the_first_and_last_reading_of_a_range_are_found(run: Callable[[Test], None]) -> None:
+    async def test(store: Store) -> None:
+        times = [NOW - 3 * BUCKET_US, NOW - 2 * BUCKET_US + 1, NOW - MINUTE, NOW]
+        await store.write(meters(*(("A", at, 5, 230.0) for at in times)), NOW)
+        await store.write(meters(("B", NOW - MINUTE, 5, 230.0)), NOW)
+        async with store.snapshot() as snapshot:
+            device = await snapshot.device(Stream.METER, "A")
+            assert device is not None
+            assert await snapshot.span(device, times[0], times[3]) == (times[0], times[2])
+            assert await snapshot.span(device, times[0] + 1, times[1] + 1) == (times[1], times[1])
+            assert await snapshot.span(device, times[1] + 1, times[2]) is None
+
+    run(test)
+
+
 def test_a_reading_is_in_history_live_state_and_totals(run: Callable[[Test], None]) -> None:
     async def test(store: Store) -> None:
         written = await store.write(vehicles(("V", NOW, 12_500_000, 75, 36.2)), NOW + 1)

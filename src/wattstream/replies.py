@@ -7,6 +7,7 @@ import msgspec
 from wattstream.domain.errors import (
     ConflictError,
     MalformedError,
+    NotAcceptableError,
     NotFoundError,
     ReadingError,
     RequestError,
@@ -19,6 +20,7 @@ from wattstream.domain.errors import (
 _STATUS: dict[type[WattstreamError], int] = {
     MalformedError: 400,
     NotFoundError: 404,
+    NotAcceptableError: 406,
     ConflictError: 409,
     TooLargeError: 413,
     UnsupportedError: 415,

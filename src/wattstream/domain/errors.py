@@ -60,6 +60,12 @@ class TooLargeError(RequestError):
     code = "body_too_large"
 
 
+class NotAcceptableError(RequestError):
+    """The endpoint has no answer in a form that the client takes."""
+
+    code = "not_acceptable"
+
+
 class UnsupportedError(RequestError):
     """The content type or encoding is not one that the endpoint reads."""
 

@@ -2,15 +2,20 @@
 
 from dataclasses import dataclass
 
-from wattstream.domain.efficiency import Status, efficiency, status
+from wattstream.domain.efficiency import OVER_UNITY, Status, efficiency, status
 from wattstream.domain.links import AcSource, feeds_within
 from wattstream.domain.readings import VEHICLE
 from wattstream.domain.units import MICRO
 from wattstream.query.latest import find_vehicle
+from wattstream.query.overlap import Range, is_witnessed
 from wattstream.query.window import window_totals
 from wattstream.store.port import Store
 
 BATTERY_TEMP = [field.key for field in VEHICLE.fields].index("batteryTemp")
+_APART = (
+    "most of the energy in this range was counted on one side while the other sent no reading, "
+    "so efficiency is not known: check the range, the clocks and the link"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +25,8 @@ class Performance:
     Attributes:
         ac_ukwh: Drawn by its meters, micro-kWh; None where no meter was linked in the range.
         dc_ukwh: Delivered to the battery, micro-kWh.
-        efficiency: DC / AC as a fraction, None where AC is None or 0, or the vehicle silent.
+        efficiency: DC / AC as a fraction, None where AC is None or 0, the vehicle silent, or
+            the energy that it would accuse of another time than the other side's readings.
         battery_temp_c: Mean over readings, °C; None where there are none.
         ac_suspect_ukwh: AC left out as not plausible, micro-kWh.
         dc_suspect_ukwh: DC left out as not plausible, micro-kWh.
@@ -69,18 +75,22 @@ async def performance(
     async with store.snapshot() as snapshot:
         vehicle, feeds = await find_vehicle(snapshot, vehicle_id, same_id=same_id)
         links, source = feeds_within(feeds, start_us, end_us)
-        dc, *acs = await window_totals(
-            snapshot,
-            [
-                (vehicle, start_us, end_us),
-                *((link.meter, link.start_us, link.end_us) for link in links),
-            ],
-        )
-    ac_ukwh = sum(ac.energy_ukwh for ac in acs)
+        sent: list[Range] = [(vehicle, start_us, end_us)]
+        drawn: list[Range] = [(link.meter, link.start_us, link.end_us) for link in links]
+        dc, *acs = await window_totals(snapshot, [*sent, *drawn])
+        ac_ukwh = sum(ac.energy_ukwh for ac in acs)
+        # A vehicle that sent nothing is silent, not 0 % efficient.
+        value = efficiency(dc.energy_ukwh, ac_ukwh) if dc.readings else None
+        # Nor is one whose readings are of another time than its meters' energy, or the reverse.
+        is_apart = False
+        if value is not None and value < threshold:
+            is_apart = not await is_witnessed(snapshot, drawn, ac_ukwh, sent)
+        elif value is not None and value > OVER_UNITY:
+            is_apart = not await is_witnessed(snapshot, sent, dc.energy_ukwh, drawn)
+        if is_apart:
+            value = None
     ac_suspect_ukwh = sum(ac.suspect_ukwh for ac in acs)
     meter_readings = sum(ac.readings for ac in acs)
-    # A vehicle that sent nothing is silent, not 0 % efficient.
-    value = efficiency(dc.energy_ukwh, ac_ukwh) if dc.readings else None
     state = status(
         vehicle_readings=dc.readings, has_meter=bool(links), value=value, threshold=threshold
     )
@@ -100,7 +110,7 @@ async def performance(
         vehicle_readings=dc.readings,
         meter_readings=meter_readings,
         status=state,
-        reason=_reason(state, value, meter_readings, threshold),
+        reason=_APART if is_apart else _reason(state, value, meter_readings, threshold),
     )
 
 

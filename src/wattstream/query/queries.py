@@ -1,6 +1,6 @@
 """All answers of an engine behind one object: the floors above see no store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from wattstream.domain.devices import Device, DeviceChange, PendingRules
@@ -8,7 +8,8 @@ from wattstream.domain.falls import Fall
 from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
 from wattstream.domain.links import KeptLink
 from wattstream.domain.readings import Stream
-from wattstream.query import latest
+from wattstream.query import history, latest
+from wattstream.query.clock import VehicleClocks, vehicle_clocks
 from wattstream.query.fleet import Alerts, FleetPerformance, fleet_performance, low_efficiency
 from wattstream.query.performance import Performance, performance
 from wattstream.store.port import Store
@@ -44,6 +45,10 @@ class Queries:
             same_id=self.same_id,
             threshold=self.threshold,
         )
+
+    async def clocks(self, vehicle_id: str, start_us: int, end_us: int) -> VehicleClocks:
+        """Return the clock offsets of a vehicle's meters over [start_us, end_us)."""
+        return await vehicle_clocks(self.store, vehicle_id, start_us, end_us, same_id=self.same_id)
 
     async def fleet(self, start_us: int | None, end_us: int | None) -> FleetPerformance:
         """Return energy and efficiency of all devices together; None: the default window."""
@@ -114,6 +119,18 @@ class Queries:
         """Return up to `limit` refused records with ids above `after`, oldest first."""
         async with self.store.snapshot() as snapshot:
             return await snapshot.rejections(after, limit)
+
+    async def history_page(
+        self, wanted: history.Wanted, limit: int
+    ) -> tuple[list[history.Block], history.Place | None]:
+        """Return up to `limit` rows of history, and where the next page begins."""
+        return await history.page(self.store, wanted, limit)
+
+    def history_stream(
+        self, wanted: history.Wanted, limit: int | None
+    ) -> AsyncGenerator[history.Block]:
+        """Yield up to `limit` rows of history in blocks."""
+        return history.stream(self.store, wanted, limit)
 
     async def refresh(self, start_us: int, end_us: int) -> Repair:
         """Recompute the rollups of [start_us, end_us) and repair what differs."""

@@ -87,12 +87,16 @@ def _sum_runs(runs: Runs, start_us: int, end_us: int) -> Totals:
 def _sum_inside(device: Device, raw: RawBucket, start_us: int, end_us: int) -> Totals:
     """Return the sums over a bucket's readings in [start_us, end_us)."""
     inside = (raw.at_us >= start_us) & (raw.at_us < end_us)
+    return _sums(contributed(device, raw), raw.values, inside)
+
+
+def contributed(device: Device, raw: RawBucket) -> Contributions:
+    """Return what each of some consecutive readings of a device adds to its energy."""
     (at1, ukwh1), (at2, ukwh2) = raw.carry
     at_us = _after([at2, at1], raw.at_us)
     ukwh = _after([ukwh2, ukwh1], raw.energy_ukwh)
     steps = Steps(at_us[2:], ukwh[2:], at_us[1:-1], ukwh[1:-1], at_us[:-2], ukwh[:-2])
-    parts = contributions(steps, rule_rows(device.rules, len(raw.at_us)))
-    return _sums(parts, raw.values, inside)
+    return contributions(steps, rule_rows(device.rules, len(raw.at_us)))
 
 
 def _sums(parts: Contributions, values: Float64, inside: Bool) -> Totals:

@@ -107,7 +107,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class RawBucket:
-    """The readings of one device in one bucket, n rows in time order, and what came before.
+    """Readings of one device, one bucket or more, n rows in time order, and what came before.
 
     Attributes:
         carry: (at_us, ukwh) of the two readings before the first, newest first; NEVER_US for
@@ -121,6 +121,27 @@ class RawBucket:
     at_us: Int64
     energy_ukwh: Int64
     values: Float64
+
+
+@dataclass(frozen=True, slots=True)
+class Quarters:
+    """Sums of a device by quarter-hour, columns of n rows in time order; none is without readings.
+
+    Attributes:
+        at_us: Starts, int64[n].
+        energy_ukwh: Counted energy, int64[n].
+        suspect_ukwh: Energy left out as not plausible, int64[n].
+        readings: How many, int64[n].
+        sums_micro: Per optional field, the sum in millionths of its unit, int64[n, k].
+        counts: Per optional field, how many readings had it, int64[n, k].
+    """
+
+    at_us: Int64
+    energy_ukwh: Int64
+    suspect_ukwh: Int64
+    readings: Int64
+    sums_micro: Int64
+    counts: Int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +234,17 @@ class Snapshot(Protocol):
 
     async def windows(self, wanted: Sequence[Window]) -> list[tuple[Totals, list[RawBucket]]]:
         """Return, for each window, the sums of its whole buckets and the readings of its edges."""
+
+    async def span(self, device: Device, start_us: int, end_us: int) -> tuple[int, int] | None:
+        """Return the times of the first and last reading in [start_us, end_us), or None."""
+
+    async def raw_readings(
+        self, device: Device, start_us: int, end_us: int, limit: int
+    ) -> RawBucket:
+        """Return the first `limit` readings measured in [start_us, end_us); `limit` is above 0."""
+
+    async def quarters(self, device: Device, start_us: int, end_us: int, limit: int) -> Quarters:
+        """Return the sums of the first `limit` quarter-hours that start in [start_us, end_us)."""
 
     async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
         """Sum, per device, every bucket that starts at or after `start_us`, a bucket start."""

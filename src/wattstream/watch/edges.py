@@ -7,6 +7,8 @@ from wattstream.domain.units import BUCKET_US, Float64, Int64, bucket_floor
 from wattstream.query.linked import LinkedEnergy
 from wattstream.store.alert_port import AlertSnapshot, QuarterHours
 
+_QUARTER_UKWH = 5_500_000.0  # 22 kW
+
 
 async def edge_energy(
     snapshot: AlertSnapshot, energy: LinkedEnergy, start_us: int, end_us: int
@@ -34,10 +36,18 @@ async def edge_energy(
 
 
 def _largest(quarters: QuarterHours, device: Int64) -> Float64:
-    """Return the largest mean of a reading in a quarter-hour of each device; 0 without any."""
-    mean = np.append(quarters.energy_ukwh / np.maximum(quarters.readings, 1), 0)
-    order = np.lexsort((mean[:-1], quarters.device))
-    at = np.searchsorted(quarters.device[order], device, side="right") - 1
-    row = np.append(order, len(order))[at]  # of each device the largest; -1 takes the 0
-    known = np.append(quarters.device, -1)
-    return np.where(known[row] == device, mean[row], 0)
+    """Return the most that a reading of each device may hold in two quarter-hours, micro-kWh.
+
+    That is the mean, where both are alike. Where they are not, a charge may have begun or ended
+    inside, and few readings hold it all: as much as a charge at 22 kW may put into one.
+    """
+    if len(quarters.device) == 0:
+        return np.zeros(len(device))
+    mean = quarters.energy_ukwh / np.maximum(quarters.readings, 1)
+    last = np.searchsorted(quarters.device, device, side="right") - 1
+    first = np.minimum(np.searchsorted(quarters.device, device), np.maximum(last, 0))
+    readings = np.maximum(quarters.readings[first], quarters.readings[last])
+    largest = np.maximum(mean[first], mean[last])
+    inside = largest + np.abs(mean[last] - mean[first]) * readings
+    bound = np.maximum(largest, np.minimum(inside, _QUARTER_UKWH / np.maximum(readings, 1)))
+    return np.where(quarters.device[last] == device, bound, 0)

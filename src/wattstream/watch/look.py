@@ -35,6 +35,7 @@ from wattstream.store.alert_port import (
     Resolution,
 )
 from wattstream.store.port import FleetFeeds
+from wattstream.watch.clocks import Clocks
 from wattstream.watch.day import judge_day
 from wattstream.watch.drift import followed, judge_drift
 from wattstream.watch.edges import edge_energy
@@ -101,6 +102,7 @@ class Watch:
         same_id: Whether a meter of the same id counts where no link names either.
         notify: Whether openings and resolutions become events for a webhook.
         interval_us: How often the engine looks; when another one just has, this one does not.
+        clock_vehicles: Of how many vehicles a look compares the clocks with their meters'.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Watch:
         same_id: bool = True,
         notify: bool = False,
         interval_us: int = 0,
+        clock_vehicles: int = 10,
     ) -> None:
         self._store = store
         self._usual = {**USUAL, **thresholds}
@@ -118,6 +121,7 @@ class Watch:
         self._notify = notify
         self._interval_us = interval_us
         self._listening_us: int | None = None
+        self._clocks = Clocks(clock_vehicles)
 
     async def look(self, now_us: int) -> Outcome:
         """Look once, and write what changed.
@@ -178,6 +182,7 @@ class Watch:
             judged = judge(edge_ukwh=await edge_energy(snapshot, energy, start_us, end_us))
         judgements += judged
 
+        judgements += await self._clocks.judge(snapshot, feeds, book, now_us)
         is_linked = np.isin(vehicles.device, energy.vehicle)
         facts = _Facts(live, feeds, is_linked)
         more, observed_us, drift = await _judge_quarters(snapshot, facts, book, last, now_us)

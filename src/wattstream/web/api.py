@@ -18,8 +18,10 @@ from wattstream.query.queries import Queries
 from wattstream.stats import Stats
 from wattstream.web import answers, models
 from wattstream.web.alerts import add_alerts
+from wattstream.web.clock import add_clock
 from wattstream.web.documents import AWAY, BAD, RULE, UNKNOWN, DeviceId, DeviceType, Limit
 from wattstream.web.errors import add_error_handlers
+from wattstream.web.history import add_history
 from wattstream.web.links import add_links
 from wattstream.web.parameters import (
     AfterQuery,
@@ -65,7 +67,9 @@ def create_api(context: Context) -> FastAPI:
     _add_registry(app, context)
     add_links(app, context.queries)
     add_alerts(app, context.alerts)
+    add_clock(app, context.queries)
     _add_operations(app, context)
+    add_history(app, context.queries)
     add_error_handlers(app)
     _document(app, context.ingest_paths)
     return app

@@ -12,6 +12,7 @@ Responses = dict[int | str, dict[str, Any]]
 _ERROR: dict[str, Any] = {"model": models.ErrorAnswer}
 BAD: Responses = {400: {**_ERROR, "description": "A parameter is wrong"}}
 UNKNOWN: Responses = {404: {**_ERROR, "description": "Unknown"}}
+FORM: Responses = {406: {**_ERROR, "description": "The client takes no form of the answer"}}
 AWAY: Responses = {503: {**_ERROR, "description": "The database is away, or the queue is full"}}
 RULE: Responses = {422: {**_ERROR, "description": "A setting breaks a rule"}}
 

@@ -46,14 +46,16 @@ def open_range(start: str | None, end: str | None, now_us: int) -> tuple[int | N
     return None if start is None else time_of_query("start", start), None
 
 
-def time_range(start: str | None, end: str | None, now_us: int) -> tuple[int, int]:
-    """Return a range in microseconds, by default the 24 h up to its end or now.
+def time_range(
+    start: str | None, end: str | None, now_us: int, default_us: int = DAY_US
+) -> tuple[int, int]:
+    """Return a range in microseconds, by default of `default_us` up to its end or now.
 
     Raises:
         MalformedError: A time is not one, or the range is empty.
     """
     end_us = now_us if end is None else time_of_query("end", end)
-    start_us = end_us - DAY_US if start is None else time_of_query("start", start)
+    start_us = end_us - default_us if start is None else time_of_query("start", start)
     if start_us >= end_us:
         raise MalformedError(
             f"start must be before end, got {rfc3339(start_us)} and {rfc3339(end_us)}",
@@ -82,8 +84,8 @@ def moment(text: str) -> int:
         at_us = parse_one(text)
     except ValueError as error:
         raise ValueError(f"{ascii(text)[:60]} {error}") from error
-    # A day inside the calendar's ends leaves room for a default start.
-    if not _FIRST_US + DAY_US <= at_us <= _LAST_US:
+    # Two days inside the calendar's ends leave room for a default start.
+    if not _FIRST_US + 2 * DAY_US <= at_us <= _LAST_US:
         raise ValueError("must be between the years 1 and 9999")
     return at_us
 

@@ -1,6 +1,7 @@
 """One consistent view of PostgreSQL: every answer is read in one transaction."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,13 @@ from wattstream.store.port import (
     DeviceTotals,
     FleetFeeds,
     Latest,
+    Quarters,
     RawBucket,
     Totals,
     Values,
     Window,
 )
-from wattstream.store.postgres import arrays, statements
+from wattstream.store.postgres import arrays, series, statements
 
 
 class PostgresSnapshot:
@@ -146,6 +148,31 @@ class PostgresSnapshot:
             for window, cursor in zip(wanted, asked, strict=True)
         ]
 
+    async def span(self, device: Device, start_us: int, end_us: int) -> tuple[int, int] | None:
+        """Return the times of the first and last reading in [start_us, end_us), or None."""
+        params = {"start_at": arrays.time_param(start_us), "end_at": arrays.time_param(end_us)}
+        first_us, last_us = await self._one(
+            "answers", "span", device.stream, device_id=device.key, **params
+        )
+        return None if first_us is None else (first_us, last_us)
+
+    async def raw_readings(
+        self, device: Device, start_us: int, end_us: int, limit: int
+    ) -> RawBucket:
+        """Return the first `limit` readings measured in [start_us, end_us); `limit` is above 0."""
+        ask = await self._series(device.stream)
+        return await series.readings(ask, device, start_us, end_us, limit)
+
+    async def quarters(self, device: Device, start_us: int, end_us: int, limit: int) -> Quarters:
+        """Return the sums of the first `limit` quarter-hours that start in [start_us, end_us)."""
+        ask = await self._series(device.stream)
+        return await series.quarters(ask, device, start_us, end_us, limit)
+
+    async def _series(self, stream: Stream) -> series.Ask:
+        """Return what asks for parts of a device's history; only their partitions are planned."""
+        await self._plan_anew()
+        return partial(self._one, "series", stream=stream)
+
     async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
         """Sum, per device, every bucket that starts at or after `start_us`, a bucket start."""
         await self._plan_anew()
@@ -225,18 +252,8 @@ def _totals_and_edges(window: Window, row: Any) -> tuple[Totals, list[RawBucket]
     raw = row[3 + 2 * width :]
     half = len(raw) // 2
     return totals, [
-        _raw_bucket(side, width) for side in (raw[:half], raw[half:])[: len(window.edges)]
+        series.raw_bucket(side, width) for side in (raw[:half], raw[half:])[: len(window.edges)]
     ]
-
-
-def _raw_bucket(row: Sequence[Any], width: int) -> RawBucket:
-    """Return a bucket's readings from the carry and the columns of a row."""
-    at1, ukwh1, at2, ukwh2, at_us, energy, *fields = row
-    if at1 is None:
-        at1, ukwh1, at2, ukwh2 = NEVER_US, 0, NEVER_US, 0
-    if at_us is None:
-        at_us, energy, fields = (np.zeros(0, np.int64),) * 2 + ([np.zeros(0)] * width,)
-    return RawBucket(((at1, ukwh1), (at2, ukwh2)), at_us, energy, np.column_stack(fields))
 
 
 def to_device(stream: Stream, row: Any) -> Device:

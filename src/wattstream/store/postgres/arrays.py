@@ -19,15 +19,16 @@ from wattstream.domain.units import NEVER_US, Float64, Int64, Rows, to_datetime
 # Microseconds from 1970, ours, to 2000, PostgreSQL's. Both ends of int64 are infinities there.
 _EPOCH_SHIFT_US = 946_684_800_000_000
 _FOREVER_US = 2**63 - 1
+_YEAR_1_US, _YEAR_10000_US = -62_135_596_800_000_000, 253_402_300_800_000_000
 _TIMESTAMPTZ = 1184
 _ELEMENT_OIDS = {"i2": 21, "i4": 23, "i8": 20, "f8": 701}
 _ARRAY_OIDS = {1005: "i2", 1007: "i4", 1016: "i8", 1022: "f8", 1185: "time"}
 
 
 def time_param(at_us: int) -> str:
-    """Return one time as a statement parameter."""
-    if at_us in (NEVER_US, _FOREVER_US):
-        return "-infinity" if at_us == NEVER_US else "infinity"
+    """Return one time as a statement parameter; beyond the years 1 to 9999 there is no reading."""
+    if not _YEAR_1_US <= at_us < _YEAR_10000_US:
+        return "-infinity" if at_us < _YEAR_1_US else "infinity"
     return to_datetime(at_us).isoformat()
 
 

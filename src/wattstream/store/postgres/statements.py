@@ -77,6 +77,7 @@ def _placeholders(stream: Stream) -> dict[str, str]:
         "live_aggregates": ", ".join(_aggregate(name, fields) for name in live_names),
         "rule_names": ", ".join(f"l.{name}" for name in rules),
         "rule_aggregates": ", ".join(f"array_agg({n})" for n in ("device_id", *rules, *CARRY)),
+        "carry_names": ", ".join(CARRY),
         "carry_values": ", ".join(_carry(name) for name in CARRY),
         "state_rows": _rows(types),
         "state_assignments": ", ".join(_assignment(name, fields) for name in state_names[1:]),

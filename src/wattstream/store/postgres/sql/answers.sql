@@ -64,6 +64,21 @@ CROSS JOIN LATERAL (
     ) AS raw
 ) AS right_raw
 
+-- name: span
+SELECT
+    (
+        SELECT measured_at FROM {stream}_history
+        WHERE device_id = %(device_id)s
+            AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
+        ORDER BY measured_at LIMIT 1
+    ),
+    (
+        SELECT measured_at FROM {stream}_history
+        WHERE device_id = %(device_id)s
+            AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
+        ORDER BY measured_at DESC LIMIT 1
+    )
+
 -- name: since
 -- What each device sums since a start. The live row sums the day up to and with its open bucket;
 -- closed buckets between that day's start and the wanted one are read and taken off, or added. For
