@@ -47,13 +47,15 @@ class Size:
         pairs: Vehicles, each with its meter.
         days: Simulated.
         faults: How many pairs get which fault.
-        learning_days: Before the first fault; the last begins ten days before the end.
+        learning_days: Before the first fault.
+        last_days: From the beginning of the last one to the end, at least.
     """
 
     pairs: int
     days: int
     faults: Mapping[AlertKind, int]
     learning_days: int = 12
+    last_days: int = _FIND_DAYS
 
 
 FULL = Size(1000, 30, {AlertKind.EFFICIENCY_DRIFT: 30, AlertKind.LOW_EFFICIENCY: 20})
@@ -139,7 +141,7 @@ class _Trial:
 
     def __init__(self, size: Size, seed: int) -> None:
         self._size, self._seed = size, seed
-        first, last = size.learning_days, size.days - _FIND_DAYS
+        first, last = size.learning_days, size.days - size.last_days
         self._faults = choose(
             size.pairs, size.faults, seed, _START_US + first * DAY_US, _START_US + last * DAY_US
         )
