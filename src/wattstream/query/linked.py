@@ -7,8 +7,9 @@ import numpy as np
 
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import Bool, Int64
+from wattstream.query.ranges import values_of
 from wattstream.query.window import window_totals
-from wattstream.store.port import DeviceTotals, FleetFeeds, Snapshot, Totals
+from wattstream.store.port import FleetFeeds, Snapshot, Totals
 
 _RANGES_AT_ONCE = 500
 
@@ -74,7 +75,10 @@ async def linked_energy(
     link_start = np.maximum(feeds.start_us[inside], start_us)
     link_end = np.minimum(feeds.end_us[inside], end_us)
     is_cut = (link_start > start_us) | (link_end < end_us)
-    ac, ac_readings = _of(ac_of, meter, ac_of.energy_ukwh), _of(ac_of, meter, ac_of.readings)
+    ac, ac_readings = (
+        values_of(ac_of, meter, ac_of.energy_ukwh),
+        values_of(ac_of, meter, ac_of.readings),
+    )
     cut = np.flatnonzero(is_cut)
     parts = [(int(meter[row]), int(link_start[row]), int(link_end[row])) for row in cut.tolist()]
     totals = await _ranges(snapshot, Stream.METER, parts)
@@ -84,7 +88,10 @@ async def linked_energy(
     vehicle, of = np.unique(feeds.vehicle[inside], return_inverse=True)
     ac_sum = np.zeros(len(vehicle), np.int64)
     np.add.at(ac_sum, of, ac)
-    dc, dc_readings = _of(dc_of, vehicle, dc_of.energy_ukwh), _of(dc_of, vehicle, dc_of.readings)
+    dc, dc_readings = (
+        values_of(dc_of, vehicle, dc_of.energy_ukwh),
+        values_of(dc_of, vehicle, dc_of.readings),
+    )
     if only_linked:
         has_whole = np.zeros(len(vehicle), np.bool_)
         has_whole[of[~is_cut]] = True
@@ -133,11 +140,3 @@ def _union(start_us: Int64, end_us: Int64) -> list[tuple[int, int]]:
         else:
             merged.append((start, end))
     return merged
-
-
-def _of(totals: DeviceTotals, keys: Int64, column: Int64) -> Int64:
-    """Return the values of a column of totals for some devices, 0 for those without any."""
-    if len(totals.key) == 0:
-        return np.zeros(len(keys), np.int64)
-    place = np.minimum(np.searchsorted(totals.key, keys), len(totals.key) - 1)
-    return np.where(totals.key[place] == keys, column[place], 0)
