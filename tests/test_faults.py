@@ -1,6 +1,8 @@
 """Simulated faults: what the truth says is what the readings show, and nothing else changes."""
 
+import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +146,29 @@ def test_the_truth_names_every_fault(tmp_path: Path) -> None:
     assert len(always) == fleet.is_faulty.sum() > 5
     assert all(line["efficiency"] < 0.83 for line in always)
     assert not {line["meterId"] for line in always} & {line["meterId"] for line in begun}
+
+
+def test_a_silent_vehicle_sends_nothing_and_its_meter_all() -> None:
+    begins_us = (MINUTE + 30) * MINUTE_US
+    fleet = Fleet(6, seed=1, faults=[Fault(AlertKind.SILENT, 2, begins_us)])
+    plan = Plan(backfill_min=60, duration_s=0, late_share=0.3, duplicate_share=0.3)
+
+    async def sent() -> Counter[str]:
+        simulation, found = Simulation(fleet, plan, "SIM-", 1), set()
+        async for batch in simulation.batches((MINUTE + 60) * 60):
+            found |= {
+                (key, record[key], record["timestamp"])
+                for record in json.loads(batch.body)
+                for key in ("meterId", "vehicleId")
+                if key in record
+            }
+        return Counter(f"{key} {name}" for key, name, _ in found)
+
+    counts = asyncio.run(sent())
+    silent = counts.pop("vehicleId SIM-000003")
+    assert 29 <= silent <= 30
+    assert set(counts.values()) == {60}
+    assert len(counts) == 11
 
 
 @pytest.mark.parametrize(
