@@ -4,6 +4,7 @@ It obeys the same behaviour suite as PostgreSQL and shares no rule with it: what
 says is written here a second time, one reading at a time.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,12 +17,19 @@ import numpy as np
 from wattstream.domain.devices import Device, DeviceChange, PendingRules
 from wattstream.domain.errors import NotFoundError, ReadingError
 from wattstream.domain.falls import Fall, FallKind
-from wattstream.domain.holdings import DayCount, KeptRejection, Repair, StreamStats
+from wattstream.domain.holdings import (
+    DayCount,
+    KeptRejection,
+    RejectionCount,
+    Repair,
+    StreamStats,
+    WantedRejections,
+)
 from wattstream.domain.links import Feeds, KeptLink, Link, OverlapError
 from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
 from wattstream.domain.register import RULE_COLUMNS, Rules, rule_rows
 from wattstream.domain.rollup import Runs, empty_live
-from wattstream.domain.units import BUCKET_US, NEVER_US
+from wattstream.domain.units import BUCKET_US, NEVER_US, Int64
 from wattstream.store.port import (
     DeviceTotals,
     FleetFeeds,
@@ -83,6 +91,20 @@ def contribution(
     return (energy, 0) if plausible(energy, since) else (0, energy)
 
 
+def _sums(total: Totals) -> list[int]:
+    """Return totals in the order of a stream's summed columns."""
+    measured = [n for pair in zip(total.sums_micro, total.counts, strict=True) for n in pair]
+    return [total.energy_ukwh, total.suspect_ukwh, total.readings, *measured]
+
+
+def size_bytes(rejection: Rejection) -> int:
+    """Return what a kept rejection counts against the bound: its texts, and 128 bytes."""
+    conflict = rejection.conflict
+    texts = [rejection.message, rejection.device or ""]
+    texts += [json.dumps(conflict._asdict())] if conflict else []
+    return 128 + len(rejection.record) + sum(len(text.encode()) for text in texts)
+
+
 class MemoryStore:
     """A Store and a Snapshot in one."""
 
@@ -92,6 +114,8 @@ class MemoryStore:
         self.linked: dict[int, KeptLink] = {}
         self.links_made = 0
         self.kept: list[KeptRejection] = []
+        self.refused = 0
+        self.refusals: dict[tuple[str, str], tuple[int, int]] = {}
 
     def _device(self, stream: Stream, name: str) -> Device:
         key = (stream, name)
@@ -129,7 +153,22 @@ class MemoryStore:
     async def keep(self, rejections: Sequence[Rejection], rejected_at_us: int) -> None:
         for rejection in rejections:
             stored = replace(rejection, index=0, record=rejection.record[:8192])
-            self.kept.append(KeptRejection(len(self.kept) + 1, rejected_at_us, stored))
+            self.refused += 1
+            self.kept.append(KeptRejection(self.refused, rejected_at_us, stored))
+            key = (rejection.stream or "", rejection.code)
+            count, last_at = self.refusals.get(key, (0, NEVER_US))
+            self.refusals[key] = (count + 1, max(last_at, rejected_at_us))
+
+    async def prune(self, oldest_us: int, max_bytes: int) -> int:
+        """Drop the oldest one by one."""
+        before = len(self.kept)
+        self.kept.sort(key=lambda kept: kept.rejected_at_us)
+        while self.kept and (
+            self.kept[0].rejected_at_us < oldest_us
+            or sum(size_bytes(kept.rejection) for kept in self.kept) > max_bytes
+        ):
+            del self.kept[0]
+        return before - len(self.kept)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator["MemoryStore"]:
@@ -367,27 +406,29 @@ class MemoryStore:
         rows = []
         for (of, _), device in self.registry.items():
             if of is stream:
-                total = self.brute_force(device, start_us, 2**62)
-                rows.append((device.key, total.energy_ukwh, total.suspect_ukwh, total.readings))
-        columns = np.array(sorted(rows), np.int64).reshape(-1, 4)
-        return DeviceTotals(*(columns[:, i] for i in range(4)))
+                rows.append((device.key, *_sums(self.brute_force(device, start_us, 2**62))))
+        columns = np.array(sorted(rows), np.int64).reshape(-1, 4 + 2 * len(KINDS[stream].fields)).T
+        return DeviceTotals(columns[0], columns[1:])
 
-    async def stream_totals(self, stream: Stream, start_us: int) -> Totals:
-        zeros = (0,) * len(KINDS[stream].fields)
-        total = Totals(0, 0, 0, zeros, zeros)
-        for (of, _), device in self.registry.items():
-            if of is stream:
-                total += self.brute_force(device, start_us, 2**62)
-        return total
+    def _by_key(self, key: int) -> Device:
+        return next(device for device in self.registry.values() if device.key == key)
 
-    async def stream_bucket(self, stream: Stream, bucket_us: int) -> Runs:
-        """Join the bucket of every device."""
-        found = [
-            (device, await self.raw_bucket(device, bucket_us))
-            for (of, _), device in self.registry.items()
-            if of is stream
+    async def energy_within(
+        self, stream: Stream, key: Int64, first_us: Int64, last_us: Int64
+    ) -> Int64:
+        ranges = zip(key.tolist(), first_us.tolist(), last_us.tolist(), strict=True)
+        found = [self.brute_force(self._by_key(k), a, z).energy_ukwh for k, a, z in ranges]
+        return np.array(found, np.int64)
+
+    async def buckets(self, stream: Stream, key: Int64, bucket_us: Int64) -> tuple[Runs, Int64]:
+        """Join some buckets."""
+        asked = [self._by_key(k) for k in key.tolist()]
+        read = [
+            (place, device, await self.raw_bucket(device, at))
+            for place, (device, at) in enumerate(zip(asked, bucket_us.tolist(), strict=True))
         ]
-        found = [(device, raw) for device, raw in found if len(raw.at_us)]
+        read = [row for row in read if len(row[2].at_us)]
+        places, found = [row[0] for row in read], [row[1:] for row in read]
         rows = empty_live(stream, len(found))
         for row, (device, raw) in zip(rows, found, strict=True):
             row["device_id"] = device.key
@@ -397,7 +438,7 @@ class MemoryStore:
                 raw.carry
             )
         width = len(KINDS[stream].fields)
-        return Runs(
+        runs = Runs(
             KINDS[stream],
             np.repeat(np.arange(len(found)), [len(raw.at_us) for _, raw in found]),
             np.concatenate([[], *(raw.at_us for _, raw in found)]).astype(np.int64),
@@ -406,6 +447,14 @@ class MemoryStore:
             rows,
             rows,
         )
+        return runs, np.array(places, np.int64)
+
+    async def labelled(self, stream: Stream) -> dict[str | None, Int64]:
+        found: dict[str | None, list[int]] = {}
+        for (of, _), device in self.registry.items():
+            if of is stream:
+                found.setdefault(device.fleet, []).append(device.key)
+        return {label: np.array(sorted(keys), np.int64) for label, keys in found.items()}
 
     async def stats(self, stream: Stream) -> StreamStats:
         times = [at for (of, _), history in self.readings.items() if of is stream for at in history]
@@ -415,8 +464,28 @@ class MemoryStore:
             min(times, default=NEVER_US),
             max(times, default=NEVER_US),
             [DayCount(day, count) for day, count in sorted(days.items())],
-            sum(1 for kept in self.kept if kept.rejection.stream == stream),
+            sum(count for (of, _), (count, _) in self.refusals.items() if of == stream),
         )
 
-    async def rejections(self, after: int, limit: int) -> list[KeptRejection]:
-        return [kept for kept in self.kept if kept.rejection_id > after][:limit]
+    async def rejections(
+        self, wanted: WantedRejections, after: int | None, limit: int
+    ) -> list[KeptRejection]:
+        found = [
+            kept
+            for kept in sorted(self.kept, key=lambda kept: kept.rejection_id)
+            if wanted.start_us <= kept.rejected_at_us < wanted.end_us
+            and wanted.code in (None, kept.rejection.code)
+            and wanted.stream in (None, kept.rejection.stream)
+            and wanted.device in (None, kept.rejection.device)
+        ]
+        if wanted.newest_first:
+            found = [kept for kept in found if after is None or kept.rejection_id < after][::-1]
+        else:
+            found = [kept for kept in found if after is None or kept.rejection_id > after]
+        return found[:limit]
+
+    async def rejection_counts(self) -> list[RejectionCount]:
+        return [
+            RejectionCount(Stream(stream) if stream else None, code, count, last_at)
+            for (stream, code), (count, last_at) in sorted(self.refusals.items())
+        ]

@@ -19,7 +19,8 @@ from wattstream.domain.devices import DeviceChange
 from wattstream.domain.readings import KINDS, Readings, Stream
 from wattstream.domain.register import EnergyMode, Rules
 from wattstream.domain.units import BUCKET_US, MICRO, NEVER_US, bucket_floor
-from wattstream.query.window import stream_totals, window_totals
+from wattstream.query.ranges import device_totals
+from wattstream.query.window import window_totals
 from wattstream.store.port import DeviceTotals, Snapshot, Store
 from wattstream.store.postgres import PostgresStore
 
@@ -294,12 +295,11 @@ def test_sums_over_all_devices_and_days(
                 assert (await found.stats(Stream.VEHICLE)).last_at_us == newest
                 for start in edges:
                     first = bucket_floor(start)
-                    kept = await truth.fleet_totals(Stream.VEHICLE, first)
-                    named = {row[0]: row[1:] for row in zip(*_columns(kept), strict=True) if row[3]}
+                    named = _named(await truth.fleet_totals(Stream.VEHICLE, first))
                     answer = await found.fleet_totals(Stream.VEHICLE, first)
-                    assert {
-                        row[0]: row[1:] for row in zip(*_columns(answer), strict=True) if row[3]
-                    } == {await _key(found, truth, key): rest for key, rest in named.items()}
+                    assert _named(answer) == {
+                        await _key(found, truth, key): rest for key, rest in named.items()
+                    }
                 for device in await truth.devices(Stream.VEHICLE, "", 100):
                     same = await found.device(Stream.VEHICLE, device.external_id)
                     assert same is not None
@@ -311,20 +311,21 @@ def test_sums_over_all_devices_and_days(
                         assert answer == await window_totals(truth, [(device, *day)])
                 for start, end in itertools.combinations(sorted({*edges, newest + 1}), 2):
                     for shift in (0, 1):
-                        assert await stream_totals(
-                            found, Stream.VEHICLE, start + shift, end, newest
-                        ) == await stream_totals(truth, Stream.VEHICLE, start + shift, end, newest)
+                        window = (Stream.VEHICLE, start + shift, end, newest)
+                        kept = _named(await device_totals(truth, *window))
+                        assert _named(await device_totals(found, *window)) == {
+                            await _key(found, truth, key): sums for key, sums in kept.items()
+                        }
             repair = await store.refresh(FIRST - 5 * DAY, LAST + DAY)
             assert repair.buckets_repaired == 0
 
     asyncio.run(main())
 
 
-def _columns(totals: DeviceTotals) -> list[list[int]]:
-    return [
-        column.tolist()
-        for column in (totals.key, totals.energy_ukwh, totals.suspect_ukwh, totals.readings)
-    ]
+def _named(totals: DeviceTotals) -> dict[int, list[int]]:
+    """Return the sums of the devices that have readings, by key."""
+    rows = zip(totals.key.tolist(), totals.sums.T.tolist(), strict=True)
+    return {key: sums for key, sums in rows if sums[2]}
 
 
 async def _key(found: Snapshot, truth: Snapshot, key: int) -> int:

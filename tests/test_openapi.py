@@ -28,7 +28,8 @@ CONTRACT = {
     ("get", "/v1/ingest/status/{type}/{id}"): {200, 404, 503},
     ("get", "/v1/analytics/performance/{vehicleId}"): {200, 400, 404, 503},
     ("get", "/v1/analytics/clock/{vehicleId}"): {200, 400, 404, 503},
-    ("get", "/v1/analytics/fleet"): {200, 400, 503},
+    ("get", "/v1/analytics/fleet"): {200, 400, 404, 503},
+    ("get", "/v1/analytics/fleets"): {200, 400, 503},
     ("get", "/v1/analytics/stats"): {200, 503},
     ("get", "/v1/analytics/alerts"): {200, 400, 503},
     ("post", "/v1/analytics/refresh"): {200, 400, 503},
@@ -46,6 +47,7 @@ CONTRACT = {
     ("get", "/v1/alerts/{alertId}"): {200, 404, 503},
     ("post", "/v1/alerts/{alertId}/ack"): {200, 400, 404, 409, 422, 503},
     ("get", "/v1/rejections"): {200, 400, 503},
+    ("get", "/v1/rejections/counts"): {200, 503},
     ("get", "/v1/health"): {200, 503},
     ("get", "/v1/health/live"): {200},
     ("get", "/metrics"): {200},
@@ -107,6 +109,9 @@ def test_an_answer_of_every_kind_fits_its_schema(engine: Engine) -> None:
         ("GET", status, "/v1/ingest/status/vehicle/B", {}, 404),
         ("GET", "/v1/analytics/performance/{vehicleId}", "/v1/analytics/performance/A", {}, 200),
         ("GET", "/v1/analytics/clock/{vehicleId}", "/v1/analytics/clock/A", {}, 200),
+        ("GET", "/v1/analytics/fleet", "/v1/analytics/fleet", {}, 200),
+        ("GET", "/v1/analytics/fleet", "/v1/analytics/fleet?fleet=none", {}, 404),
+        ("GET", "/v1/analytics/fleets", "/v1/analytics/fleets", {}, 200),
         ("GET", "/v1/analytics/stats", "/v1/analytics/stats", {}, 200),
         ("GET", "/v1/analytics/alerts", "/v1/analytics/alerts?threshold=100", {}, 200),
         ("POST", "/v1/analytics/refresh", "/v1/analytics/refresh", {}, 200),
@@ -139,6 +144,8 @@ def test_an_answer_of_every_kind_fits_its_schema(engine: Engine) -> None:
         ("GET", "/v1/alerts/{alertId}", "/v1/alerts/1", {}, 404),
         ("POST", "/v1/alerts/{alertId}/ack", "/v1/alerts/1/ack", {"json": {"by": "me"}}, 404),
         ("GET", "/v1/rejections", "/v1/rejections", {}, 200),
+        ("GET", "/v1/rejections", "/v1/rejections", {"headers": {"Accept": "text/csv"}}, 200),
+        ("GET", "/v1/rejections/counts", "/v1/rejections/counts", {}, 200),
     ]  # fmt: skip
     schema = schemathesis.openapi.from_url(f"{engine.url}/openapi.json")
     for method, path, target, options, expected in requests:

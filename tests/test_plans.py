@@ -90,9 +90,17 @@ CASES: list[tuple[str, str, dict[str, object]]] = [
     ("answers", "latest", {"device_id": 1}),
     ("answers", "window", {"device_id": 1, **RANGE, **EDGES}),
     ("answers", "span", {"device_id": 1, **RANGE}),
-    ("answers", "stream_totals", RANGE),
-    ("answers", "stream_bucket", RANGE),
-    ("answers", "stream_carry", RANGE),
+    (
+        "answers",
+        "energy_within",
+        {"device_id": keys(1, 2), "start_at": times(BUCKET, 0), "end_at": times(NOW, NOW)},
+    ),
+    (
+        "answers",
+        "bucket_readings",
+        {"device_id": keys(1, 2), "bucket_at": times(BUCKET, BUCKET), **BOUNDS},
+    ),
+    ("answers", "bucket_carry", {"device_id": keys(1, 2), "bucket_at": times(BUCKET, BUCKET)}),
     ("answers", "fleet_totals", RANGE),
     ("answers", "device_count", {}),
     ("answers", "days", {}),
@@ -108,6 +116,7 @@ CASES: list[tuple[str, str, dict[str, object]]] = [
         {"device_id": 1, "bucket_at": RANGE["start_at"], **RANGE, "limit": 9},
     ),
     ("series", "quarters", {"device_id": 1, **RANGE, "limit": 9}),
+    ("registry", "labelled", {}),
     ("registry", "device", {"external_id": "D1"}),
     ("registry", "devices", {"after": "", "limit": 10}),
     ("flush", "lock", {"device_id": keys(1, 2, 3)}),
@@ -143,7 +152,7 @@ def test_history_and_rollups_are_read_by_key_and_day(
     for node in large:
         assert node["Node Type"] in ("Index Scan", "Index Only Scan"), node
         assert "device_id" in node["Index Cond"], node
-    if name in ("window", "existing", "raw_buckets", "raw_range", "readings"):
+    if name in ("window", "existing", "raw_buckets", "raw_range", "bucket_readings", "readings"):
         assert partitions
 
 

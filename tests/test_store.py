@@ -11,7 +11,8 @@ import pytest
 from conftest import Server
 from oracle import MemoryStore
 from wattstream.domain.devices import DeviceChange
-from wattstream.domain.readings import KINDS, Readings, Rejection, Stream
+from wattstream.domain.holdings import WantedRejections
+from wattstream.domain.readings import KINDS, Conflict, Readings, Rejection, Stream
 from wattstream.domain.register import EnergyMode
 from wattstream.domain.units import BUCKET_US, MICRO, bucket_floor
 from wattstream.store.port import Store, Values, Verdict, Window
@@ -261,15 +262,17 @@ def test_too_many_readings_in_a_quarter_hour_are_refused_alone(
 
 def test_what_was_refused_is_kept(run: Callable[[Test], None]) -> None:
     async def test(store: Store) -> None:
-        refused = Rejection(3, "conflict", "no", "timestamp", b"{\x00\xff", Stream.METER, "M")
+        both = Conflict({"kwhConsumedAc": 0.1, "voltage": None}, {"kwhConsumedAc": 36.2})
+        refused = Rejection(3, "conflict", "no", "timestamp", b"{\x00\xff", Stream.METER, "M", both)
         unknown = Rejection(4, "malformed_json", "no", None, b"x" * 10_000)
         await store.keep([refused, unknown], NOW)
         async with store.snapshot() as snapshot:
-            (a, b) = await snapshot.rejections(0, 10)
-            (only,) = await snapshot.rejections(a.rejection_id, 10)
+            (a, b) = await snapshot.rejections(WantedRejections(), None, 10)
+            (only,) = await snapshot.rejections(WantedRejections(), a.rejection_id, 10)
             stats = await snapshot.stats(Stream.METER)
         assert (a.rejection.code, a.rejection.record) == ("conflict", b"{\x00\xff")
         assert (a.rejection.stream, a.rejection.device) == (Stream.METER, "M")
+        assert a.rejection.conflict == both
         assert (b.rejected_at_us, len(b.rejection.record)) == (NOW, 8192)
         assert only == b
         assert stats.rejections == 1
@@ -343,7 +346,8 @@ def test_a_database_from_before_the_day_sums_is_brought_up_to_them(embedded: Ser
             repair = await store.refresh(NOW, NOW + 3 * 96 * BUCKET_US)
             assert (repair.buckets_checked, repair.buckets_repaired) == (192, 0)
             async with store.snapshot() as snapshot:
-                total = await snapshot.stream_totals(Stream.METER, NOW + 97 * BUCKET_US)
-            assert (total.energy_ukwh, total.readings) == (sum(range(1001, 1096)), 95)
+                total = await snapshot.fleet_totals(Stream.METER, NOW + 97 * BUCKET_US)
+            assert total.energy_ukwh.tolist() == [sum(range(1001, 1096))]
+            assert total.readings.tolist() == [95]
 
     asyncio.run(check())

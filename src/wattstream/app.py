@@ -37,6 +37,7 @@ from wattstream.web.api import Context, create_api
 BACKLOG = 2048
 _SPARE_CONNECTIONS = 20  # a start's own, and people who look into the database
 _PREPARE_EVERY_S = 3600
+_PRUNE_EVERY_S = 10
 _WATCH_EVERY_S = 1.0
 _WATCH_AT_MOST_S = 30.0
 # A lane that has its answer from PostgreSQL waits this long, at most, for a thread that decodes.
@@ -146,7 +147,8 @@ async def running(
         settings: All settings.
         conninfo: The database.
         shared: The counters, where the engine is one of several workers. The first of them
-            makes partitions ahead and watches the devices for all.
+            makes partitions ahead, drops what was refused long ago and watches the devices,
+            for all.
     """
     async with _opened(conninfo, settings) as store:
         application = Application(settings, store, store.alerts, shared=shared)
@@ -166,9 +168,9 @@ async def running(
 
 @asynccontextmanager
 async def _beside(settings: Settings, store: PostgresStore, stats: Stats) -> AsyncIterator[None]:
-    """Do beside the requests what one engine does for all: partitions, alerts, the webhook."""
+    """Do beside the requests what one engine does for all: chores, alerts, the webhook."""
     webhook = None
-    work = [_prepare_daily(store)]
+    work = [_prepare_daily(store), _prune_often(store, settings)]
     if settings.alert_interval:
         watch = Watch(
             store.alerts,
@@ -210,6 +212,16 @@ async def _prepare_daily(store: Store) -> None:
             await store.prepare(clock_us())
         except WattstreamError as error:
             _log.warning("Partitions were not made ahead; the next flush makes its own", why=error)
+
+
+async def _prune_often(store: Store, settings: Settings) -> None:
+    while True:
+        try:
+            oldest_us = clock_us() - settings.rejections_max_age * MICRO
+            await store.prune(oldest_us, settings.rejections_max_bytes)
+        except WattstreamError as error:
+            _log.warning("Old rejections were not dropped; the next attempt is soon", why=error)
+        await asyncio.sleep(_PRUNE_EVERY_S)
 
 
 def _spare_the_collector() -> None:

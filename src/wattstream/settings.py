@@ -116,6 +116,12 @@ class Settings(BaseModel):
     efficiency_threshold: float = _setting(
         0.85, "fraction", "Efficiency below this is reported as a fault.", gt=0, le=1
     )
+    rejections_max_age: Duration = _setting(
+        30 * 86400, "s", "How long a refused record is kept; counts by code stay."
+    )
+    rejections_max_bytes: Size = _setting(
+        1024**3, "bytes", "Refused records kept at most, the newest; counts by code stay."
+    )
     alert_interval: Duration = _setting(
         60, "s", "How often the engine looks for faults of devices; 0: never."
     )

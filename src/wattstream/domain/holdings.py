@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from wattstream.domain.readings import Rejection
+from wattstream.domain.links import FOREVER_US
+from wattstream.domain.readings import Rejection, Stream
+from wattstream.domain.units import NEVER_US
 
 
 class DayCount(NamedTuple):
@@ -31,6 +33,41 @@ class KeptRejection:
     rejection_id: int
     rejected_at_us: int
     rejection: Rejection
+
+
+@dataclass(frozen=True, slots=True)
+class WantedRejections:
+    """Which rejections are asked for; all that is named must hold.
+
+    Attributes:
+        code: Of this rule.
+        stream: Of this stream.
+        device: Of the device with this outside id.
+        start_us: Refused at or after.
+        end_us: Refused before.
+        newest_first: The order, else oldest first.
+    """
+
+    code: str | None = None
+    stream: Stream | None = None
+    device: str | None = None
+    start_us: int = NEVER_US
+    end_us: int = FOREVER_US
+    newest_first: bool = False
+
+
+class RejectionCount(NamedTuple):
+    """How many records of a stream ever broke a rule, and when the last did.
+
+    Attributes:
+        stream: None where the records did not say.
+        last_at_us: NEVER_US where it is not known any more.
+    """
+
+    stream: Stream | None
+    code: str
+    rejections: int
+    last_at_us: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,11 @@
 import enum
 from dataclasses import dataclass
 
+import numpy as np
+
 from wattstream.domain.devices import Device
 from wattstream.domain.errors import ConflictError
-from wattstream.domain.units import NEVER_US
+from wattstream.domain.units import NEVER_US, Int64
 
 FOREVER_US = 2**63 - 1
 
@@ -93,3 +95,27 @@ def feeds_within(feeds: Feeds, start_us: int, end_us: int) -> tuple[list[Link], 
         inside_twin = feeds.twin.within(start_us, end_us)
         return ([inside_twin], AcSource.SAME_ID) if inside_twin else ([], AcSource.NONE)
     return [], AcSource.NONE
+
+
+def covered(key: Int64, start_us: Int64, end_us: Int64) -> tuple[Int64, Int64, Int64]:
+    """Return the times that ranges of some keys cover together.
+
+    Args:
+        key: Whose range it is, int64[n].
+        start_us: Inclusive, int64[n].
+        end_us: Exclusive, int64[n], each after its start.
+
+    Returns:
+        Key, start and end of ranges that neither overlap nor touch, by key and start.
+    """
+    if len(key) == 0:
+        return key, start_us, end_us
+    order = np.lexsort((start_us, key))
+    key, start_us, end_us = key[order], start_us[order], end_us[order]
+    # The furthest end so far: in the order of (key, end), a running maximum never mixes keys.
+    ends, rank = np.unique(end_us, return_inverse=True)
+    number = np.unique(key, return_inverse=True)[1]
+    furthest = ends[np.maximum.accumulate(number * len(ends) + rank) % len(ends)]
+    begins = np.concatenate([[True], (key[1:] != key[:-1]) | (start_us[1:] > furthest[:-1])])
+    first = np.flatnonzero(begins)
+    return key[first], start_us[first], furthest[np.append(first[1:], len(key)) - 1]

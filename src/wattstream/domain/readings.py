@@ -159,6 +159,18 @@ def concat(parts: Sequence[Readings | Row]) -> Readings:
     )
 
 
+class Conflict(NamedTuple):
+    """Both values of a reading that was sent twice, by the keys of a reading; None where absent.
+
+    Attributes:
+        kept: What stands.
+        got: What was refused.
+    """
+
+    kept: dict[str, float | None]
+    got: dict[str, float | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Rejection:
     """A record that was refused, kept with the reason.
@@ -171,6 +183,7 @@ class Rejection:
         record: The record as it came, bytes of JSON or of whatever was sent instead.
         stream: Its stream, where that much was clear.
         device: Its outside id, where that much was clear.
+        conflict: Both values, where the record contradicts the reading that is kept.
     """
 
     index: int
@@ -180,3 +193,4 @@ class Rejection:
     record: bytes
     stream: Stream | None = None
     device: str | None = None
+    conflict: Conflict | None = None

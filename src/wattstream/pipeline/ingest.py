@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wattstream.decode.json import Decoded, Part
-from wattstream.domain.readings import KINDS, Readings, Rejection, Row, Stream, from_rows
+from wattstream.domain.readings import KINDS, Conflict, Readings, Rejection, Row, Stream, from_rows
 from wattstream.domain.units import exact, kwh, rfc3339
 from wattstream.pipeline.lane import Lane
 from wattstream.stats import Stats
@@ -146,7 +146,7 @@ class Ingest:
 def _rejections(part: Part, written: Written, record: Callable[[int], bytes]) -> list[Rejection]:
     readings = part.readings
     found = {row: _conflict(readings, row, standing) for row, standing in written.standing.items()}
-    found |= {row: (*reason, None) for row, reason in written.refused.items()}
+    found |= {row: (*reason, None, None) for row, reason in written.refused.items()}
     return [
         Rejection(
             index := int(part.index[row]),
@@ -156,30 +156,36 @@ def _rejections(part: Part, written: Written, record: Callable[[int], bytes]) ->
             record(index),
             readings.stream,
             readings.ids[row],
+            conflict,
         )
-        for row, (code, message, field) in found.items()
+        for row, (code, message, field, conflict) in found.items()
     ]
 
 
-def _conflict(readings: Readings, row: int, standing: Values) -> tuple[str, str, str | None]:
-    kind = KINDS[readings.stream]
+def _conflict(
+    readings: Readings, row: int, standing: Values
+) -> tuple[str, str, str | None, Conflict | None]:
     sent = Values(int(readings.energy_ukwh[row]), tuple(readings.values[row].tolist()))
+    both = Conflict(_by_key(readings.stream, standing), _by_key(readings.stream, sent))
     return (
         "conflict",
         f"{readings.stream} {readings.ids[row]} already has other values at "
-        f"{rfc3339(int(readings.at_us[row]))}: kept {_described(kind.stream, standing)}, "
-        f"got {_described(kind.stream, sent)}",
+        f"{rfc3339(int(readings.at_us[row]))}: kept {_described(both.kept)}, "
+        f"got {_described(both.got)}",
         "timestamp",
+        both,
     )
 
 
-def _described(stream: Stream, values: Values) -> str:
+def _by_key(stream: Stream, values: Values) -> dict[str, float | None]:
     kind = KINDS[stream]
     fields = zip(kind.fields, values.fields, strict=True)
+    return {kind.energy_key: kwh(values.energy_ukwh)} | {
+        field.key: None if np.isnan(value) else value for field, value in fields
+    }
+
+
+def _described(values: dict[str, float | None]) -> str:
     return ", ".join(
-        [f"{kind.energy_key} {exact(kwh(values.energy_ukwh))}"]
-        + [
-            f"{field.key} {'absent' if np.isnan(value) else exact(value)}"
-            for field, value in fields
-        ]
+        f"{key} {'absent' if value is None else exact(value)}" for key, value in values.items()
     )

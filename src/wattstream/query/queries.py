@@ -5,12 +5,19 @@ from dataclasses import dataclass
 
 from wattstream.domain.devices import Device, DeviceChange, PendingRules
 from wattstream.domain.falls import Fall
-from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
+from wattstream.domain.holdings import (
+    KeptRejection,
+    RejectionCount,
+    Repair,
+    StreamStats,
+    WantedRejections,
+)
 from wattstream.domain.links import KeptLink
 from wattstream.domain.readings import Stream
 from wattstream.query import history, latest
 from wattstream.query.clock import VehicleClocks, vehicle_clocks
-from wattstream.query.fleet import Alerts, FleetPerformance, fleet_performance, low_efficiency
+from wattstream.query.fleet import FleetPerformance, Fleets, fleet_performance, fleets
+from wattstream.query.low_efficiency import Alerts, low_efficiency
 from wattstream.query.performance import Performance, performance
 from wattstream.store.port import Store
 
@@ -50,10 +57,33 @@ class Queries:
         """Return the clock offsets of a vehicle's meters over [start_us, end_us)."""
         return await vehicle_clocks(self.store, vehicle_id, start_us, end_us, same_id=self.same_id)
 
-    async def fleet(self, start_us: int | None, end_us: int | None) -> FleetPerformance:
-        """Return energy and efficiency of all devices together; None: the default window."""
+    async def fleet(
+        self, start_us: int | None, end_us: int | None, label: str | None
+    ) -> FleetPerformance:
+        """Return energy and efficiency of all devices together, or of a label's.
+
+        Raises:
+            NotFoundError: No device has that label.
+        """
         return await fleet_performance(
-            self.store, self.clock_us(), start_us, end_us, threshold=self.threshold
+            self.store,
+            self.clock_us(),
+            start_us,
+            end_us,
+            label=label,
+            same_id=self.same_id,
+            threshold=self.threshold,
+        )
+
+    async def fleets(self, start_us: int | None, end_us: int | None) -> Fleets:
+        """Return energy and efficiency by fleet label; None: the fleet's default window."""
+        return await fleets(
+            self.store,
+            self.clock_us(),
+            start_us,
+            end_us,
+            same_id=self.same_id,
+            threshold=self.threshold,
         )
 
     async def low_efficiency(self, threshold: float) -> Alerts:
@@ -115,10 +145,17 @@ class Queries:
         """Remove a link, or raise NotFoundError."""
         await self.store.delete_link(link_id)
 
-    async def rejections(self, after: int, limit: int) -> list[KeptRejection]:
-        """Return up to `limit` refused records with ids above `after`, oldest first."""
+    async def rejections(
+        self, wanted: WantedRejections, after: int | None, limit: int
+    ) -> list[KeptRejection]:
+        """Return up to `limit` refused records in the wanted order, those after an id or all."""
         async with self.store.snapshot() as snapshot:
-            return await snapshot.rejections(after, limit)
+            return await snapshot.rejections(wanted, after, limit)
+
+    async def rejection_counts(self) -> list[RejectionCount]:
+        """Return how many records were ever refused, by stream and code."""
+        async with self.store.snapshot() as snapshot:
+            return await snapshot.rejection_counts()
 
     async def history_page(
         self, wanted: history.Wanted, limit: int

@@ -5,11 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from wattstream.domain.devices import Device
-from wattstream.domain.readings import KINDS, Stream
 from wattstream.domain.register import Contributions, Steps, contributions, rule_rows
-from wattstream.domain.rollup import Runs, with_predecessors
 from wattstream.domain.units import (
-    NEVER_US,
     Bool,
     Float64,
     Int64,
@@ -43,45 +40,6 @@ def _window(device: Device, start_us: int, end_us: int) -> Window:
     left = {bucket_floor(start_us)} if start_us != first else set()
     right = {last} if end_us != last else set()
     return Window(device, first, max(first, last), tuple(sorted(left | right)))
-
-
-async def stream_totals(
-    snapshot: Snapshot, stream: Stream, start_us: int, end_us: int, newest_us: int
-) -> Totals:
-    """Return the sums over the readings of all devices measured in [start_us, end_us).
-
-    Cost: a row a device where the range is the last day, a row a quarter-hour and device
-    before that, and the raw readings of the quarter-hours that an edge cuts.
-
-    Args:
-        snapshot: Where the readings are.
-        stream: Of which devices.
-        start_us: Inclusive, microseconds.
-        end_us: Exclusive, microseconds.
-        newest_us: Time of the stream's newest reading: nothing is cut after it.
-    """
-    zeros = (0,) * len(KINDS[stream].fields)
-    total = Totals(0, 0, 0, zeros, zeros)
-    if newest_us == NEVER_US or start_us >= end_us:
-        return total
-    first, last = bucket_ceil(start_us), bucket_floor(end_us)
-    is_open = end_us > newest_us
-    if first < last or is_open:
-        total += await snapshot.stream_totals(stream, first)
-        if not is_open:
-            total += -await snapshot.stream_totals(stream, last)
-    left = {bucket_floor(start_us)} if start_us != first else set()
-    right = {last} if end_us != last and not is_open else set()
-    for bucket_us in left | right:
-        total += _sum_runs(await snapshot.stream_bucket(stream, bucket_us), start_us, end_us)
-    return total
-
-
-def _sum_runs(runs: Runs, start_us: int, end_us: int) -> Totals:
-    """Return the sums over the readings in [start_us, end_us)."""
-    inside = (runs.at_us >= start_us) & (runs.at_us < end_us)
-    parts = contributions(with_predecessors(runs), runs.device.take(runs.run))
-    return _sums(parts, runs.values, inside)
 
 
 def _sum_inside(device: Device, raw: RawBucket, start_us: int, end_us: int) -> Totals:

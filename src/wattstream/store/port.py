@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from wattstream.domain.devices import Device, DeviceChange, PendingRules
 from wattstream.domain.falls import Fall
-from wattstream.domain.holdings import KeptRejection, Repair, StreamStats
+from wattstream.domain.holdings import (
+    KeptRejection,
+    RejectionCount,
+    Repair,
+    StreamStats,
+    WantedRejections,
+)
 from wattstream.domain.links import Feeds, KeptLink
 from wattstream.domain.readings import Readings, Rejection, Stream
 from wattstream.domain.rollup import Runs
@@ -94,16 +100,6 @@ class Totals:
             tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)),
         )
 
-    def __neg__(self) -> "Totals":
-        """Return the sums to be taken off."""
-        return Totals(
-            -self.energy_ukwh,
-            -self.suspect_ukwh,
-            -self.readings,
-            tuple(-value for value in self.sums_micro),
-            tuple(-count for count in self.counts),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class RawBucket:
@@ -163,19 +159,25 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class DeviceTotals:
-    """Totals of many devices as columns, n rows sorted by key.
+    """Totals of n devices of one stream, sorted by key.
 
     Attributes:
         key: Device keys, int64[n].
-        energy_ukwh: int64[n].
-        suspect_ukwh: int64[n].
-        readings: int64[n].
+        sums: A row for each of the stream's `sum_columns`, int64[c, n].
     """
 
     key: Int64
-    energy_ukwh: Int64
-    suspect_ukwh: Int64
-    readings: Int64
+    sums: Int64
+
+    @property
+    def energy_ukwh(self) -> Int64:
+        """Counted energy, micro-kWh, int64[n]."""
+        return np.asarray(self.sums[0])
+
+    @property
+    def readings(self) -> Int64:
+        """How many readings, int64[n]."""
+        return np.asarray(self.sums[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,17 +251,35 @@ class Snapshot(Protocol):
     async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
         """Sum, per device, every bucket that starts at or after `start_us`, a bucket start."""
 
-    async def stream_totals(self, stream: Stream, start_us: int) -> Totals:
-        """Sum every bucket of all devices that starts at or after `start_us`, a bucket start."""
+    async def energy_within(
+        self, stream: Stream, key: Int64, first_us: Int64, last_us: Int64
+    ) -> Int64:
+        """Sum the energy of devices over [first, last), each over whole buckets of its own.
 
-    async def stream_bucket(self, stream: Stream, bucket_us: int) -> Runs:
-        """Return the readings of all devices in one bucket."""
+        Returns:
+            Counted energy, micro-kWh, int64[n], in the order asked.
+        """
+
+    async def buckets(self, stream: Stream, key: Int64, bucket_us: Int64) -> tuple[Runs, Int64]:
+        """Return the readings of n buckets, at least one, each of one device.
+
+        Returns:
+            A run for each bucket that has readings, and which of the n buckets each run is.
+        """
+
+    async def labelled(self, stream: Stream) -> dict[str | None, Int64]:
+        """Return the keys of all devices by fleet label; None: those without."""
 
     async def stats(self, stream: Stream) -> StreamStats:
         """Return what is held of a stream, without touching history."""
 
-    async def rejections(self, after: int, limit: int) -> list[KeptRejection]:
-        """Return up to `limit` rejections with ids above `after`, oldest first."""
+    async def rejections(
+        self, wanted: WantedRejections, after: int | None, limit: int
+    ) -> list[KeptRejection]:
+        """Return up to `limit` rejections in the wanted order, those after an id or all."""
+
+    async def rejection_counts(self) -> list[RejectionCount]:
+        """Return how many records were ever refused, by stream and code."""
 
 
 class Store(Protocol):
@@ -279,6 +299,13 @@ class Store(Protocol):
 
     async def keep(self, rejections: Sequence[Rejection], rejected_at_us: int) -> None:
         """Keep what was refused."""
+
+    async def prune(self, oldest_us: int, max_bytes: int) -> int:
+        """Drop kept rejections from before a time, and the oldest beyond a size.
+
+        Returns:
+            How many were dropped; counts by code stay.
+        """
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """Open a consistent view; held only as long as one answer takes."""

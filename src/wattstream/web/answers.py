@@ -7,12 +7,12 @@ from wattstream.domain.alerts import AlertKind
 from wattstream.domain.devices import Device, DeviceChange, PendingRules
 from wattstream.domain.errors import ReadingError
 from wattstream.domain.falls import Fall, FallKind
-from wattstream.domain.holdings import KeptRejection, StreamStats
+from wattstream.domain.holdings import StreamStats
 from wattstream.domain.readings import Stream
 from wattstream.domain.register import EnergyMode, Rules
 from wattstream.domain.units import MICRO, NEVER_US, kwh, rfc3339
-from wattstream.query.fleet import Alerts, FleetPerformance
 from wattstream.query.latest import LiveState
+from wattstream.query.low_efficiency import Alerts
 from wattstream.query.performance import Performance
 from wattstream.web import models
 from wattstream.web.alerts import own_thresholds
@@ -57,7 +57,7 @@ def performance(answer: Performance) -> models.PerformanceAnswer:
     """Return a performance answer as JSON."""
     return models.PerformanceAnswer(
         vehicle_id=answer.vehicle_id,
-        window=_window(answer.start_us, answer.end_us),
+        window=window(answer.start_us, answer.end_us),
         total_ac=None if answer.ac_ukwh is None else kwh(answer.ac_ukwh),
         total_dc=kwh(answer.dc_ukwh),
         efficiency=answer.efficiency,
@@ -70,22 +70,6 @@ def performance(answer: Performance) -> models.PerformanceAnswer:
         readings=models.ReadingCounts(vehicle=answer.vehicle_readings, meter=answer.meter_readings),
         status=answer.status,
         reason=answer.reason,
-    )
-
-
-def fleet(answer: FleetPerformance) -> models.FleetAnswer:
-    """Return a fleet answer as JSON."""
-    return models.FleetAnswer(
-        window=_window(answer.start_us, answer.end_us),
-        total_ac=kwh(answer.ac.energy_ukwh) if answer.ac.readings else None,
-        total_dc=kwh(answer.dc.energy_ukwh),
-        efficiency=answer.efficiency,
-        avg_battery_temp=answer.battery_temp_c,
-        suspect_kwh=models.SuspectKwh(
-            ac=kwh(answer.ac.suspect_ukwh), dc=kwh(answer.dc.suspect_ukwh)
-        ),
-        readings=models.ReadingCounts(vehicle=answer.dc.readings, meter=answer.ac.readings),
-        status=answer.status,
     )
 
 
@@ -113,7 +97,7 @@ def alerts(found: Alerts, threshold: float) -> models.AlertsAnswer:
     """Return vehicles below a threshold as JSON."""
     return models.AlertsAnswer(
         threshold=threshold,
-        window=_window(found.start_us, found.end_us),
+        window=window(found.start_us, found.end_us),
         count=len(found.alerts),
         alerts=[
             models.Alert(
@@ -204,22 +188,8 @@ def event(fall: Fall) -> models.EventAnswer:
     )
 
 
-def rejection(kept: KeptRejection) -> models.RejectionAnswer:
-    """Return a rejection as JSON; bytes that are no UTF-8 are shown as U+FFFD."""
-    refused = kept.rejection
-    return models.RejectionAnswer(
-        rejection_id=kept.rejection_id,
-        rejected_at=rfc3339(kept.rejected_at_us),
-        type=refused.stream.value if refused.stream else None,
-        id=refused.device,
-        code=refused.code,
-        message=refused.message,
-        field=refused.field,
-        record=refused.record.decode(errors="replace"),
-    )
-
-
-def _window(start_us: int, end_us: int) -> models.Window:
+def window(start_us: int, end_us: int) -> models.Window:
+    """Return a range as JSON."""
     return models.Window(start=rfc3339(start_us), end=rfc3339(end_us))
 
 

@@ -21,6 +21,7 @@ from wattstream.web.alerts import add_alerts
 from wattstream.web.clock import add_clock
 from wattstream.web.documents import AWAY, BAD, RULE, UNKNOWN, DeviceId, DeviceType, Limit
 from wattstream.web.errors import add_error_handlers
+from wattstream.web.fleet import add_fleet
 from wattstream.web.history import add_history
 from wattstream.web.links import add_links
 from wattstream.web.parameters import (
@@ -28,10 +29,10 @@ from wattstream.web.parameters import (
     EndQuery,
     StartQuery,
     fraction,
-    open_range,
     time_of_query,
     time_range,
 )
+from wattstream.web.rejections import add_rejections
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,11 @@ def create_api(context: Context) -> FastAPI:
     )
     _add_answers(app, context)
     _add_registry(app, context)
+    add_fleet(app, context.queries)
     add_links(app, context.queries)
     add_alerts(app, context.alerts)
     add_clock(app, context.queries)
+    add_rejections(app, context.queries)
     _add_operations(app, context)
     add_history(app, context.queries)
     add_error_handlers(app)
@@ -98,19 +101,6 @@ def _add_answers(app: FastAPI, context: Context) -> None:
     ) -> models.PerformanceAnswer:
         start_us, end_us = time_range(start, end, queries.clock_us())
         return answers.performance(await queries.performance(vehicleId, start_us, end_us))
-
-    @app.get(
-        "/v1/analytics/fleet",
-        tags=["answers"],
-        summary="Energy and efficiency of all devices together",
-        description=(
-            "Without a range: from the first whole quarter-hour after now − 24 h up to the "
-            "newest reading. No quarter-hour is cut there, so the answer is cheap."
-        ),
-        responses={**BAD, **AWAY},
-    )
-    async def fleet(start: StartQuery = None, end: EndQuery = None) -> models.FleetAnswer:
-        return answers.fleet(await queries.fleet(*open_range(start, end, queries.clock_us())))
 
     @app.get("/v1/analytics/stats", tags=["answers"], summary="What is held", responses={**AWAY})
     async def stats() -> models.StatsAnswer:
@@ -217,24 +207,6 @@ def _add_registry(app: FastAPI, context: Context) -> None:
         found = await queries.falls(type, id, after_us, limit)
         more = rfc3339(found[-1].at_us) if len(found) == limit else None
         return models.EventsAnswer(events=[answers.event(fall) for fall in found], next=more)
-
-    @app.get(
-        "/v1/rejections",
-        tags=["operations"],
-        summary="What was refused, as it came, oldest first",
-        responses={**BAD, **AWAY},
-    )
-    async def rejections(
-        after: Annotated[
-            int, Query(ge=0, le=2**63 - 1, description="`next` of the page before")
-        ] = 0,
-        limit: Limit = 100,
-    ) -> models.RejectionsAnswer:
-        found = await queries.rejections(after, limit)
-        more = found[-1].rejection_id if len(found) == limit else None
-        return models.RejectionsAnswer(
-            rejections=[answers.rejection(kept) for kept in found], next=more
-        )
 
 
 def _add_operations(app: FastAPI, context: Context) -> None:

@@ -101,19 +101,6 @@ class PerformanceAnswer(Model):
     reason: str | None
 
 
-class FleetAnswer(Model):
-    """Energy and efficiency of all devices together over a range."""
-
-    window: Window
-    total_ac: float | None
-    total_dc: float
-    efficiency: float | None
-    avg_battery_temp: float | None
-    suspect_kwh: SuspectKwh
-    readings: ReadingCounts
-    status: Status
-
-
 class DayAnswer(Model):
     """Readings held of one UTC day."""
 
@@ -243,26 +230,6 @@ class EventsAnswer(Model):
 
     events: list[EventAnswer]
     next: Time | None
-
-
-class RejectionAnswer(Model):
-    """A record that was refused, as it came."""
-
-    rejection_id: int
-    rejected_at: Time
-    type: Literal["meter", "vehicle"] | None
-    id: str | None
-    code: str
-    message: str
-    field: str | None
-    record: str
-
-
-class RejectionsAnswer(Model):
-    """A page of rejections, oldest first; `next` goes into `after`."""
-
-    rejections: list[RejectionAnswer]
-    next: int | None
 
 
 class Ready(Model):

@@ -7,7 +7,8 @@ from fastapi import Query
 
 from wattstream.decode.timestamps import parse_one
 from wattstream.domain.errors import MalformedError
-from wattstream.domain.units import DAY_US, rfc3339
+from wattstream.domain.links import FOREVER_US
+from wattstream.domain.units import DAY_US, NEVER_US, rfc3339
 
 # "+" means a space in a query string, and nobody remembers to write %2B.
 _LOST_PLUS = re.compile(r" (\d\d:\d\d)$")
@@ -56,13 +57,29 @@ def time_range(
     """
     end_us = now_us if end is None else time_of_query("end", end)
     start_us = end_us - default_us if start is None else time_of_query("start", start)
+    _check_order(start_us, end_us)
+    return start_us, end_us
+
+
+def optional_range(start: str | None, end: str | None) -> tuple[int, int]:
+    """Return a range in microseconds; a side that is missing is open.
+
+    Raises:
+        MalformedError: As for `time_range`.
+    """
+    start_us = NEVER_US if start is None else time_of_query("start", start)
+    end_us = FOREVER_US if end is None else time_of_query("end", end)
+    _check_order(start_us, end_us)
+    return start_us, end_us
+
+
+def _check_order(start_us: int, end_us: int) -> None:
     if start_us >= end_us:
         raise MalformedError(
             f"start must be before end, got {rfc3339(start_us)} and {rfc3339(end_us)}",
             code="range_empty",
             field="start",
         )
-    return start_us, end_us
 
 
 def time_of_query(name: str, text: str) -> int:

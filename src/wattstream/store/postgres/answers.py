@@ -9,12 +9,18 @@ import psycopg
 
 from wattstream.domain.devices import Device, PendingRules
 from wattstream.domain.falls import Fall, FallKind
-from wattstream.domain.holdings import DayCount, KeptRejection, StreamStats
+from wattstream.domain.holdings import (
+    DayCount,
+    KeptRejection,
+    RejectionCount,
+    StreamStats,
+    WantedRejections,
+)
 from wattstream.domain.links import Feeds, KeptLink, Link
-from wattstream.domain.readings import KINDS, Rejection, Stream
+from wattstream.domain.readings import KINDS, Conflict, Rejection, Stream
 from wattstream.domain.register import RULE_COLUMNS, EnergyMode, Rules
 from wattstream.domain.rollup import CARRY, Runs, live_dtype
-from wattstream.domain.units import BUCKET_US, NEVER_US
+from wattstream.domain.units import BUCKET_US, NEVER_US, Int64
 from wattstream.store.port import (
     DeviceTotals,
     FleetFeeds,
@@ -176,32 +182,54 @@ class PostgresSnapshot:
     async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
         """Sum, per device, every bucket that starts at or after `start_us`, a bucket start."""
         await self._plan_anew()
-        columns = await self._one(
+        key, *sums = await self._one(
             "answers", "fleet_totals", stream, start_at=arrays.time_param(start_us)
         )
-        none = np.zeros(0, np.int64)
-        return DeviceTotals(*(none if c is None else c.astype(np.int64) for c in columns))
+        if key is None:
+            return DeviceTotals(np.zeros(0, np.int64), np.zeros((len(sums), 0), np.int64))
+        return DeviceTotals(key.astype(np.int64), np.stack(sums, dtype=np.int64))
 
-    async def stream_totals(self, stream: Stream, start_us: int) -> Totals:
-        """Sum every bucket of all devices that starts at or after `start_us`, a bucket start."""
+    async def energy_within(
+        self, stream: Stream, key: Int64, first_us: Int64, last_us: Int64
+    ) -> Int64:
+        """Sum the energy of devices over [first, last), each over whole buckets of its own."""
         await self._plan_anew()
-        energy, suspect, readings, *measured = await self._one(
-            "answers", "stream_totals", stream, start_at=arrays.time_param(start_us)
+        (energy_ukwh,) = await self._one(
+            "answers",
+            "energy_within",
+            stream,
+            device_id=arrays.PgArray(key.astype(np.int32)),
+            start_at=arrays.PgArray(first_us, times=True),
+            end_at=arrays.PgArray(last_us, times=True),
         )
-        return Totals(energy, suspect, readings, tuple(measured[::2]), tuple(measured[1::2]))
+        return np.zeros(0, np.int64) if energy_ukwh is None else np.array(energy_ukwh)
 
-    async def stream_bucket(self, stream: Stream, bucket_us: int) -> Runs:
-        """Return the readings of all devices in one bucket."""
+    async def buckets(self, stream: Stream, key: Int64, bucket_us: Int64) -> tuple[Runs, Int64]:
+        """Return the readings of n buckets, each of one device, and which each run is."""
         await self._plan_anew()
-        start_at, end_at = (arrays.time_param(at) for at in (bucket_us, bucket_us + BUCKET_US))
-        devices = await self._one("answers", "stream_carry", stream, start_at=start_at)
-        raw = await self._one("answers", "stream_bucket", stream, start_at=start_at, end_at=end_at)
+        wanted = {
+            "device_id": arrays.PgArray(key.astype(np.int32)),
+            "bucket_at": arrays.PgArray(bucket_us, times=True),
+        }
+        ends = (int(bucket_us.min()), int(bucket_us.max()) + BUCKET_US)
+        first_at, last_at = map(arrays.time_param, ends)
+        devices = await self._one("answers", "bucket_carry", stream, **wanted)
+        raw = await self._one(
+            "answers", "bucket_readings", stream, **wanted, first_at=first_at, last_at=last_at
+        )
         names = ["device_id", *(name for name, _ in RULE_COLUMNS), *CARRY]
         rows = arrays.to_rows(devices, names, live_dtype(stream))
-        device, at_us, ukwh, values = arrays.readings_of(raw)
-        present, run = np.unique(device, return_inverse=True)
-        place = np.searchsorted(rows["device_id"], present)
-        return Runs(KINDS[stream], run, at_us, ukwh, values, rows.take(place), rows.take(place))
+        place, at_us, ukwh, values = arrays.readings_of(raw)
+        present, run = np.unique(place, return_inverse=True)
+        rows = rows.take(present)
+        return Runs(KINDS[stream], run, at_us, ukwh, values, rows, rows), present
+
+    async def labelled(self, stream: Stream) -> dict[str | None, Int64]:
+        """Return the keys of all devices by fleet label; None: those without."""
+        return {
+            label: keys.astype(np.int64)
+            for label, keys in await self._all("registry", "labelled", stream)
+        }
 
     async def stats(self, stream: Stream) -> StreamStats:
         """Return what is held of a stream, without touching history."""
@@ -216,20 +244,42 @@ class PostgresSnapshot:
             rejections,
         )
 
-    async def rejections(self, after: int, limit: int) -> list[KeptRejection]:
-        """Return up to `limit` rejections with ids above `after`, oldest first."""
+    async def rejections(
+        self, wanted: WantedRejections, after: int | None, limit: int
+    ) -> list[KeptRejection]:
+        """Return up to `limit` rejections in the wanted order, those after an id or all."""
+        await self._plan_anew()
+        rows = await self._all(
+            "rejections",
+            "list_newest" if wanted.newest_first else "list",
+            None,
+            after=after if after is not None else 2**63 - 1 if wanted.newest_first else 0,
+            limit=limit,
+            code=wanted.code,
+            of_stream=wanted.stream,
+            device=wanted.device,
+            start_at=arrays.time_param(wanted.start_us),
+            end_at=arrays.time_param(wanted.end_us),
+        )
+        return [_kept(row) for row in rows]
+
+    async def rejection_counts(self) -> list[RejectionCount]:
+        """Return how many records were ever refused, by stream and code."""
         return [
-            KeptRejection(
-                number,
-                at_us,
-                Rejection(
-                    0, code, message, field, record, Stream(stream) if stream else None, device
-                ),
-            )
-            for number, at_us, stream, device, code, message, field, record in await self._all(
-                "rejections", "list", None, after=after, limit=limit
+            RejectionCount(Stream(stream) if stream else None, code, rejections, last_at_us)
+            for stream, code, rejections, last_at_us in await self._all(
+                "rejections", "counts", None
             )
         ]
+
+
+def _kept(row: Any) -> KeptRejection:
+    number, at_us, stream, device, code, message, field, record, conflict = row
+    both = None if conflict is None else Conflict(conflict["kept"], conflict["got"])
+    known = Stream(stream) if stream else None
+    return KeptRejection(
+        number, at_us, Rejection(0, code, message, field, record, known, device, both)
+    )
 
 
 def _limits(window: Window) -> dict[str, Any]:

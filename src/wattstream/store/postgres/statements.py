@@ -109,9 +109,8 @@ def _placeholders(stream: Stream) -> dict[str, str]:
         "since_sums": ", ".join(
             f"(l.{name} + l.day_{name} + coalesce(x.{name}, 0))::int8 AS {name}" for name in added
         ),
-        "since_totals": ", ".join(f"coalesce(sum({name}), 0)::int8" for name in added),
-        "sum_names": ", ".join(added),
         "sum_aggregates": ", ".join(f"array_agg({name})" for name in added),
+        "sum_names": ", ".join(sum_columns(stream)),
         "measured_sums": "".join(f", coalesce(sum({name}), 0)::int8" for name in sums),
     }
 
@@ -148,7 +147,7 @@ def _carry(name: str) -> str:
     """Return a reading before a bucket, from its rollup row or the live row that has it open."""
     absent = "'-infinity'" if is_time(name) else "0"
     return (
-        f"CASE WHEN l.bucket_at = %(start_at)s THEN l.{name} "
+        f"CASE WHEN l.bucket_at = u.bucket_at THEN l.{name} "
         f"ELSE coalesce(r.{name}, {absent}) END AS {name}"
     )
 

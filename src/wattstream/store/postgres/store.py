@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -33,9 +32,9 @@ from wattstream.store.postgres.connections import (
 )
 from wattstream.store.postgres.flush import Flush, FlushWriter
 from wattstream.store.postgres.recompute import lock, rebuild
+from wattstream.store.postgres.rejections import keep, prune_part
 from wattstream.store.postgres.rules import AT_ONCE_READINGS, change_device, recompute_waiting
 
-MAX_RECORD_BYTES = 8192
 WRITE_CONNECTIONS = 6
 _RECOMPUTE_EVERY_S, _RECOMPUTE_SOON_S = 10.0, 0.2
 _REFRESH_DEVICES = 64
@@ -131,7 +130,15 @@ class PostgresStore:
 
     async def keep(self, rejections: Sequence[Rejection], rejected_at_us: int) -> None:
         """Keep what was refused."""
-        await self._keeper.run(partial(_keep, rejections, rejected_at_us))
+        await self._keeper.run(partial(keep, rejections, rejected_at_us))
+
+    async def prune(self, oldest_us: int, max_bytes: int) -> int:
+        """Drop kept rejections from before a time, and the oldest beyond a size."""
+        pruned = 0
+        # Part by part: what is refused meanwhile is kept in between.
+        while part := await self._keeper.run(partial(prune_part, oldest_us, max_bytes)):
+            pruned += part
+        return pruned
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """Open a consistent view."""
@@ -300,34 +307,6 @@ def _refusal(error: psycopg.Error, device: str) -> tuple[str, str]:
         )
     _log.warning("A reading was refused", device=device, detail=error.diag.message_primary)
     return "refused_by_database", f"the database refused this reading ({device})"
-
-
-def _keep(rejections: Sequence[Rejection], rejected_at_us: int, connection: Connection) -> None:
-    statement = statements.load("rejections")
-    counts = Counter((rejection.stream or "", rejection.code) for rejection in rejections)
-    with connection.transaction(), connection.cursor() as cursor:
-        cursor.executemany(
-            statement["keep"],
-            [
-                {
-                    "rejected_at": arrays.time_param(rejected_at_us),
-                    "stream": rejection.stream,
-                    "device": rejection.device,
-                    "code": rejection.code,
-                    "message": rejection.message,
-                    "field": rejection.field,
-                    "record": rejection.record[:MAX_RECORD_BYTES],
-                }
-                for rejection in rejections
-            ],
-        )
-        cursor.executemany(
-            statement["count"],
-            [
-                {"stream": stream, "code": code, "rejections": count}
-                for (stream, code), count in sorted(counts.items())
-            ],
-        )
 
 
 def _held_range(stream: Stream, connection: Connection) -> tuple[int, int]:

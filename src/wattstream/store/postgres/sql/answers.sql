@@ -99,35 +99,60 @@ LATERAL (
 ORDER BY l.device_id
 
 -- name: fleet_totals
-SELECT array_agg(device_id), array_agg(energy_ukwh), array_agg(suspect_ukwh), array_agg(readings)
-FROM ({since}) AS devices
+SELECT array_agg(device_id), {sum_aggregates} FROM ({since}) AS devices
 
--- name: stream_totals
-SELECT {since_totals} FROM ({since}) AS devices
-
--- name: stream_bucket
--- The readings of all devices in a bucket, sorted.
-SELECT array_agg(device_id), array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
+-- name: energy_within
+-- What devices sum over whole buckets, each over a range of its own, in the order asked.
+SELECT array_agg(energy_ukwh)
 FROM (
-    SELECT h.*
-    FROM {stream}_live AS l,
+    SELECT sums.energy_ukwh
+    FROM unnest(%(device_id)s::int4[], %(start_at)s::timestamptz[], %(end_at)s::timestamptz[])
+        WITH ORDINALITY AS u(id, start_at, end_at, place),
+    LATERAL (
+        SELECT coalesce(sum(energy_ukwh), 0)::int8 AS energy_ukwh
+        FROM (
+            SELECT energy_ukwh FROM {stream}_rollup
+            WHERE device_id = u.id AND bucket_at >= u.start_at AND bucket_at < u.end_at
+            UNION ALL
+            SELECT energy_ukwh FROM {stream}_live
+            WHERE device_id = u.id AND bucket_at >= u.start_at AND bucket_at < u.end_at
+        ) AS buckets
+    ) AS sums
+    ORDER BY place
+) AS asked
+
+-- name: bucket_readings
+-- The readings of some buckets with the place of each, from 0, sorted. OFFSET 0: one index range
+-- a bucket.
+SELECT array_agg(place), array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
+FROM (
+    SELECT u.place - 1 AS place, h.*
+    FROM unnest(%(device_id)s::int4[], %(bucket_at)s::timestamptz[])
+        WITH ORDINALITY AS u(id, bucket_at, place),
     LATERAL (
         SELECT * FROM {stream}_history
-        WHERE device_id = l.device_id AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
+        WHERE device_id = u.id AND measured_at >= u.bucket_at
+            AND measured_at < u.bucket_at + interval '15 minutes'
+            AND measured_at >= %(first_at)s AND measured_at < %(last_at)s
         OFFSET 0
     ) AS h
-    ORDER BY h.device_id, h.measured_at
+    ORDER BY u.place, h.measured_at
 ) AS raw
 
--- name: stream_carry
--- The rules of all devices, and the two readings before a bucket.
+-- name: bucket_carry
+-- The rules of the devices of some buckets, and the two readings before each, in the order asked.
 SELECT {rule_aggregates}
 FROM (
     SELECT l.device_id, {rule_names}, {carry_values}
-    FROM {stream}_live AS l
-    LEFT JOIN {stream}_rollup AS r
-        ON r.device_id = l.device_id AND r.bucket_at = %(start_at)s::timestamptz
-    ORDER BY l.device_id
+    FROM unnest(%(device_id)s::int4[], %(bucket_at)s::timestamptz[])
+        WITH ORDINALITY AS u(id, bucket_at, place)
+    JOIN {stream}_live AS l ON l.device_id = u.id
+    LEFT JOIN LATERAL (
+        SELECT * FROM {stream}_rollup AS b
+        WHERE b.device_id = u.id AND b.bucket_at = u.bucket_at
+        OFFSET 0
+    ) AS r ON true
+    ORDER BY u.place
 ) AS devices
 
 -- name: device_count

@@ -37,3 +37,7 @@ FROM devices AS d JOIN {stream}_live AS l USING (device_id)
 WHERE d.stream = '{stream}' AND d.external_id > %(after)s
 ORDER BY d.external_id
 LIMIT %(limit)s
+
+-- name: labelled
+SELECT fleet, array_agg(device_id ORDER BY device_id) FROM devices
+WHERE stream = '{stream}' GROUP BY fleet
