@@ -147,8 +147,8 @@ async def running(
         settings: All settings.
         conninfo: The database.
         shared: The counters, where the engine is one of several workers. The first of them
-            makes partitions ahead, drops what was refused long ago and watches the devices,
-            for all.
+            makes partitions ahead, drops what was refused long ago and watches the devices for
+            all.
     """
     async with _opened(conninfo, settings) as store:
         application = Application(settings, store, store.alerts, shared=shared)
@@ -168,7 +168,7 @@ async def running(
 
 @asynccontextmanager
 async def _beside(settings: Settings, store: PostgresStore, stats: Stats) -> AsyncIterator[None]:
-    """Do beside the requests what one engine does for all: chores, alerts, the webhook."""
+    """Do beside the requests what one engine does for all."""
     webhook = None
     work = [_prepare_daily(store), _prune_often(store, settings)]
     if settings.alert_interval:

@@ -7,7 +7,7 @@ import numpy as np
 from wattstream.domain.links import AcSource
 from wattstream.domain.readings import Stream
 from wattstream.query.fleet import default_start
-from wattstream.query.ranges import range_energy, values_of
+from wattstream.query.linked import linked_energy
 from wattstream.store.port import Store
 
 
@@ -48,45 +48,29 @@ async def low_efficiency(store: Store, now_us: int, *, same_id: bool, threshold:
     async with store.snapshot() as snapshot:
         newest = [(await snapshot.stats(stream)).last_at_us for stream in Stream]
         end_us = max(start_us, max(newest) + 1)
-        ac_of = await snapshot.fleet_totals(Stream.METER, start_us)
-        dc_of = await snapshot.fleet_totals(Stream.VEHICLE, start_us)
         feeds = await snapshot.fleet_feeds(same_id=same_id)
-        inside = (feeds.start_us < end_us) & (feeds.end_us > start_us)
-        is_whole = inside & (feeds.start_us <= start_us) & (feeds.end_us >= end_us)
-        ac_ukwh = np.where(is_whole, values_of(ac_of, feeds.meter, ac_of.energy_ukwh), 0)
-        part = inside & ~is_whole
-        ac_ukwh[part] = await range_energy(
-            snapshot,
-            Stream.METER,
-            feeds.meter[part],
-            np.maximum(feeds.start_us[part], start_us),
-            np.minimum(feeds.end_us[part], end_us),
-        )
-        vehicles, of = np.unique(feeds.vehicle[inside], return_inverse=True)
-        ac = np.zeros(len(vehicles), np.int64)
-        np.add.at(ac, of, ac_ukwh[inside])
-        dc = values_of(dc_of, vehicles, dc_of.energy_ukwh)
-        is_known = (ac > 0) & (values_of(dc_of, vehicles, dc_of.readings) > 0)
+        energy = await linked_energy(snapshot, feeds, start_us, end_us)
+        ac, dc = energy.ac_ukwh, energy.dc_ukwh
+        is_known = (ac > 0) & (energy.dc_readings > 0)
         value = np.where(is_known, dc / np.where(is_known, ac, 1), np.inf)
-        low = np.flatnonzero(value < threshold)
-        rows = np.flatnonzero(inside)
-        linked = {int(place): rows[of == place] for place in low}
+        low = np.flatnonzero(value < threshold).tolist()
+        linked = {place: energy.links_of(place) for place in low}
         names = await snapshot.named(
             [
-                *vehicles[low].tolist(),
-                *(k for r in linked.values() for k in feeds.meter[r].tolist()),
+                *energy.vehicle[low].tolist(),
+                *(key for links in linked.values() for key in energy.link_meter[links].tolist()),
             ]
         )
     found = [
         LowEfficiency(
-            names[int(vehicles[place])],
+            names[int(energy.vehicle[place])],
             float(value[place]),
             int(ac[place]),
             int(dc[place]),
-            sorted({names[key] for key in feeds.meter[of_vehicle].tolist()}),
-            AcSource.SAME_ID if feeds.is_twin[of_vehicle[0]] else AcSource.LINK,
+            sorted({names[key] for key in energy.link_meter[links].tolist()}),
+            AcSource.SAME_ID if energy.link_is_twin[links[0]] else AcSource.LINK,
         )
-        for place, of_vehicle in linked.items()
+        for place, links in linked.items()
     ]
     found.sort(key=lambda alert: (alert.efficiency, alert.vehicle_id))
     return Alerts(start_us, end_us, found)
