@@ -7,13 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wattstream.domain.alerts import (
-    MIN_COVERAGE,
-    RESET_SHOWN_US,
-    THRESHOLDS,
-    AlertKind,
-    frozen_meter,
-)
+from wattstream.domain.alerts import RESET_SHOWN_US, THRESHOLDS, AlertKind, frozen_meter
 from wattstream.domain.errors import WattstreamError
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import (
@@ -178,8 +172,7 @@ class Watch:
         newest_us = max(int(states.last_at_us.max(initial=NEVER_US)) for states in live.values())
         start_us = default_start(now_us)
         end_us = max(start_us, newest_us) + 1
-        least_us = int(MIN_COVERAGE * (end_us - start_us))
-        energy = await linked_energy(snapshot, feeds, start_us, end_us, least_us=least_us)
+        energy = await linked_energy(snapshot, feeds, start_us, end_us, only_linked=True)
         judgements += judge_day(energy, vehicles, meters, book, (start_us, end_us))
 
         judgements += await self._clocks.judge(snapshot, feeds, book, now_us)
