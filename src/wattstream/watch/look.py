@@ -8,13 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from wattstream.domain.alerts import (
-    MIN_COVERAGE,
-    RESET_SHOWN_US,
-    THRESHOLDS,
-    AlertKind,
-    frozen_meter,
-)
+from wattstream.domain.alerts import RESET_SHOWN_US, THRESHOLDS, AlertKind, frozen_meter
 from wattstream.domain.errors import WattstreamError
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import (
@@ -180,8 +174,7 @@ class Watch:
         newest_us = max(int(states.last_at_us.max(initial=NEVER_US)) for states in live.values())
         start_us = default_start(now_us)
         end_us = max(start_us, newest_us) + 1
-        least_us = int(MIN_COVERAGE * (end_us - start_us))
-        energy = await linked_energy(snapshot, feeds, start_us, end_us, least_us=least_us)
+        energy = await linked_energy(snapshot, feeds, start_us, end_us, only_linked=True)
         judge = partial(judge_day, energy, vehicles, meters, book, window=(start_us, end_us))
         judged = judge(edge_ukwh=np.zeros(len(energy.vehicle)))
         if any((each.is_on & ~book.is_open(each.kind, each.device)).any() for each in judged):
