@@ -218,7 +218,7 @@ def _columns(stream: Stream) -> list[tuple[str, str]]:
 async def _device(pages: Pages, stream: Stream, external_id: str) -> Facts:
     queries, views = pages.queries, pages.views
     now_us = views.clock_us()
-    device = await queries.device(stream, external_id)
+    device, pending = await queries.device(stream, external_id)
     try:
         state = await queries.live_state(stream, external_id)
     except NotFoundError:
@@ -232,6 +232,7 @@ async def _device(pages: Pages, stream: Stream, external_id: str) -> Facts:
         day = await queries.performance(external_id, now_us - DAY_US, now_us)
     return {
         "device": device,
+        "pending": pending,
         "stream": stream.value,
         "fields": KINDS[stream].fields,
         "state": state,
