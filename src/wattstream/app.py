@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from wattstream.domain.errors import OperatorError, WattstreamError
 from wattstream.domain.units import MICRO
 from wattstream.inputs import openapi
 from wattstream.inputs.http import BATCH_PATH, ONE_PATH, HttpInput, Receive, Scope, Send
+from wattstream.log import begin_request
 from wattstream.pipeline.ingest import Ingest
 from wattstream.query.alerts import AlertQueries
 from wattstream.query.queries import Queries
@@ -38,6 +39,8 @@ BACKLOG = 2048
 _SPARE_CONNECTIONS = 20  # a start's own, and people who look into the database
 _PREPARE_EVERY_S = 3600
 _PRUNE_EVERY_S = 10
+_MEASURE_POOL_EVERY_S = 2
+_MEASURE_DATABASE_EVERY_S = 60
 _WATCH_EVERY_S = 1.0
 _WATCH_AT_MOST_S = 30.0
 # A lane that has its answer from PostgreSQL waits this long, at most, for a thread that decodes.
@@ -108,6 +111,7 @@ class Application:
             clock,
             flush_readings=settings.flush_readings,
             queue_readings=settings.queue_readings,
+            slow_flush_s=settings.slow_flush,
         )
         self._input = HttpInput(
             self.ingest,
@@ -130,11 +134,22 @@ class Application:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] == "http" and scope["path"] in (ONE_PATH, BATCH_PATH):
-            await self._input(scope, receive, send)
-        else:
-            await self._api(scope, receive, send)
+        """Answer one request; its id is in the answer and in every line of its log."""
+        request_id = begin_request(scope["headers"])
+
+        async def send_named(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            await send(message)
+
+        if scope["path"] in (ONE_PATH, BATCH_PATH):
+            await self._input(scope, receive, send_named)
+            return
+        try:
+            await self._api(scope, receive, send_named)
+        except Exception:  # noqa: BLE001 - the last line of defence, as in any server
+            # The client has got its 500, or sees a stream that breaks off.
+            _log.exception("A request failed", method=scope["method"], path=scope["path"])
 
 
 @asynccontextmanager
@@ -157,11 +172,13 @@ async def running(
             await store.prepare(clock_us())
         writing = asyncio.create_task(application.ingest.run())
         recomputing = asyncio.create_task(store.recompute())
+        measuring = asyncio.create_task(_measure_pool(store, application.stats))
         async with _beside(settings, store, application.stats) if is_first else nullcontext():
             try:
                 yield application
             finally:
                 recomputing.cancel()
+                measuring.cancel()
                 application.ingest.stop()
                 await writing
 
@@ -170,7 +187,11 @@ async def running(
 async def _beside(settings: Settings, store: PostgresStore, stats: Stats) -> AsyncIterator[None]:
     """Do beside the requests what one engine does for all."""
     webhook = None
-    work = [_prepare_daily(store), _prune_often(store, settings)]
+    work = [
+        _prepare_daily(store),
+        _prune_often(store, settings),
+        _measure_database(store, stats),
+    ]
     if settings.alert_interval:
         watch = Watch(
             store.alerts,
@@ -212,6 +233,24 @@ async def _prepare_daily(store: Store) -> None:
             await store.prepare(clock_us())
         except WattstreamError as error:
             _log.warning("Partitions were not made ahead; the next flush makes its own", why=error)
+
+
+async def _measure_pool(store: PostgresStore, stats: Stats) -> None:
+    while True:
+        pool = store.pool_state()
+        stats.show_pool(busy=pool.busy, idle=pool.idle, waiting=pool.waiting)
+        await asyncio.sleep(_MEASURE_POOL_EVERY_S)
+
+
+async def _measure_database(store: PostgresStore, stats: Stats) -> None:
+    while True:
+        try:
+            footprint = await store.footprint()
+        except WattstreamError:
+            pass  # the outage is in the log; the last figures stay until it is over
+        else:
+            stats.show_database(footprint.size_bytes, footprint.partitions)
+        await asyncio.sleep(_MEASURE_DATABASE_EVERY_S)
 
 
 async def _prune_often(store: Store, settings: Settings) -> None:

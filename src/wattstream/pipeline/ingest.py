@@ -40,6 +40,7 @@ class Ingest:
         *,
         flush_readings: int,
         queue_readings: int,
+        slow_flush_s: float,
     ) -> None:
         self._store = store
         self._stats = stats
@@ -56,6 +57,7 @@ class Ingest:
                 clock_us,
                 flush_readings=flush_readings,
                 queue_readings=queue_readings,
+                slow_flush_s=slow_flush_s,
             )
             for stream in Stream
         }
