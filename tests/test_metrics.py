@@ -21,7 +21,7 @@ from wattstream.client.fleet import Fleet
 from wattstream.client.simulate import Plan, Simulation
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference" / "metrics.md"
-PAIRS, MINUTES = 12, 60
+PAIRS, MINUTES = 8, 60
 Record = dict[str, Any]
 Samples = Counter[tuple[str, frozenset[tuple[str, str]]]]
 
