@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import os
 import signal
 import socket
 import sys
@@ -32,6 +33,7 @@ from wattstream.store.port import Store
 from wattstream.store.postgres import PostgresStore
 from wattstream.store.postgres.migrations import migrate
 from wattstream.store.postgres.store import WRITE_CONNECTIONS
+from wattstream.traces import Traces, traces_of
 from wattstream.watch import Watch, Webhook, deliver_regularly, look_regularly
 from wattstream.web.api import Context, create_api
 
@@ -102,8 +104,11 @@ class Application:
         store: Store,
         alerts: AlertStore,
         clock: Callable[[], int] = clock_us,
+        *,
         shared: Shared | None = None,
+        traces: Traces | None = None,
     ) -> None:
+        self._traces = traces
         self.stats = stats = Stats(shared)
         self.ingest = Ingest(
             store,
@@ -112,6 +117,7 @@ class Application:
             flush_readings=settings.flush_readings,
             queue_readings=settings.queue_readings,
             slow_flush_s=settings.slow_flush,
+            traces=traces,
         )
         self._input = HttpInput(
             self.ingest,
@@ -136,17 +142,38 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; its id is in the answer and in every line of its log."""
         request_id = begin_request(scope["headers"])
+        status = 0
 
         async def send_named(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
+                nonlocal status
+                status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
             await send(message)
 
+        if self._traces is None:
+            await self._answer(scope, receive, send_named)
+            return
+        started_ns = time.time_ns()
+        try:
+            await self._answer(scope, receive, send_named)
+        finally:
+            is_input = scope["path"] in (ONE_PATH, BATCH_PATH)
+            self._traces.request(
+                scope,
+                route=scope["path"] if is_input else getattr(scope.get("route"), "path", None),
+                status=status,
+                request_id=request_id,
+                start_ns=started_ns,
+                end_ns=time.time_ns(),
+            )
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in (ONE_PATH, BATCH_PATH):
-            await self._input(scope, receive, send_named)
+            await self._input(scope, receive, send)
             return
         try:
-            await self._api(scope, receive, send_named)
+            await self._api(scope, receive, send)
         except Exception:  # noqa: BLE001 - the last line of defence, as in any server
             # The client has got its 500, or sees a stream that breaks off.
             _log.exception("A request failed", method=scope["method"], path=scope["path"])
@@ -165,8 +192,8 @@ async def running(
             makes partitions ahead, drops what was refused long ago and watches the devices for
             all.
     """
-    async with _opened(conninfo, settings) as store:
-        application = Application(settings, store, store.alerts, shared=shared)
+    async with _traced() as traces, _opened(conninfo, settings) as store:
+        application = Application(settings, store, store.alerts, shared=shared, traces=traces)
         is_first = shared is None or shared.number == 0
         if is_first:
             await store.prepare(clock_us())
@@ -213,6 +240,16 @@ async def _beside(settings: Settings, store: PostgresStore, stats: Stats) -> Asy
         await asyncio.gather(*tasks, return_exceptions=True)
         if webhook is not None:
             await webhook.close()
+
+
+@asynccontextmanager
+async def _traced() -> AsyncIterator[Traces | None]:
+    traces = traces_of(os.environ)
+    try:
+        yield traces
+    finally:
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from wattstream.domain.units import MICRO
 from wattstream.pipeline.batcher import Batcher, Flush
 from wattstream.stats import Stats
 from wattstream.store.port import Stage, Store, Values, Verdict, Written
+from wattstream.traces import Traces
 
 _LAG_SAMPLE = 1000  # rows, so that the middle one of a large flush costs nothing to find
 
@@ -92,10 +93,12 @@ class Lane:
         flush_readings: int,
         queue_readings: int,
         slow_flush_s: float,
+        traces: Traces | None,
     ) -> None:
         """Make a lane; a flush of `slow_flush_s` or more is explained in the log, 0: none."""
         self._stream = stream
         self._slow_flush_s = slow_flush_s
+        self._traces = traces
         self._store = store
         self._clock_us = clock_us
         self._queue_readings = queue_readings
@@ -177,10 +180,12 @@ class Lane:
             written = await self._store.write(readings, self._clock_us(), on_half)
         except WattstreamError as error:
             self._fail(flush, error)
+            self._trace(readings, started, None)
             return
         except Exception:  # noqa: BLE001 - a bug must fail its requests, not stop the lane
             _log.exception("Flush failed", stream=self._stream, readings=len(readings))
             self._fail(flush, StoreUnavailableError("The flush failed; send the request again."))
+            self._trace(readings, started, None)
             return
         finally:
             on_half()
@@ -189,6 +194,22 @@ class Lane:
         for piece in flush.pieces:
             piece.ticket.receive(piece.start, piece.start + piece.size, written, offset)
             offset += piece.size
+        self._trace(readings, started, written)
+
+    def _trace(self, readings: Readings, started: float, written: Written | None) -> None:
+        """Make the span of a flush; None: it failed."""
+        if self._traces is None:
+            return
+        facts: dict[str, str | int | float] = {
+            "stream": self._stream.value,
+            "readings": len(readings),
+        }
+        if written is not None:
+            facts["late"] = written.late
+            facts |= {f"{stage}_s": stage_s for stage, stage_s in written.stage_s.items()}
+        end_ns = time.time_ns()
+        start_ns = end_ns - int((time.perf_counter() - started) * 1e9)
+        self._traces.flush(facts, start_ns, end_ns, failed=written is None)
 
     def _observe(self, readings: Readings, written: Written, seconds: float) -> None:
         """Count a committed flush, and explain a slow one."""
