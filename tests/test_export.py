@@ -67,7 +67,7 @@ def span() -> tuple[str, ...]:
 def test_csv_and_parquet_hold_every_reading_of_all_devices(engine: Engine, tmp_path: Path) -> None:
     sent = fill(engine)
     told = export(engine, "meter", tmp_path / "a.csv", *span())
-    assert f"{len(sent)} rows of 4 devices" in told
+    assert f"{len(sent)} rows, devices: 4" in told
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     expected = {

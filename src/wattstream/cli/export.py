@@ -90,7 +90,7 @@ def export(
                 on_devices=state.add_devices,
             )
     console.print(
-        f"{file}: {state.rows:,} rows of {len(ids):,} devices, {file.stat().st_size:,} bytes",
+        f"{file}: {state.rows:,} rows, devices: {len(ids):,}, {file.stat().st_size:,} bytes",
         highlight=False,
         markup=False,
     )
