@@ -12,7 +12,7 @@ from rich.table import Table
 
 import wattstream
 from wattstream.app import database, serve
-from wattstream.cli import bench, replay, simulate
+from wattstream.cli import backup, bench, replay, simulate
 from wattstream.cli.doctor import doctor
 from wattstream.cli.options import shown_default, with_settings
 from wattstream.cli.simulated import simulated_devices
@@ -101,6 +101,8 @@ app.command("doctor", epilog="Example:  wattstream doctor")(
 )
 app.command("simulate", epilog=simulate.EXAMPLES)(simulate.simulate)
 app.command("replay", epilog=replay.EXAMPLES)(replay.replay)
+app.command("backup", epilog=backup.BACKUP_EXAMPLES)(backup.backup)
+app.command("restore", epilog=backup.RESTORE_EXAMPLES)(backup.restore)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
 
 
