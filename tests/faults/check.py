@@ -30,13 +30,21 @@ _FIELDS = {
     "meter": {"voltage": "voltage_v"},
     "vehicle": {"soc": "soc_percent", "battery_temp": "battery_temp_c"},
 }
-_COLUMNS = 6
-_ROW = np.dtype([("n", ">i2"), *[(f"{c}{i}", kind) for i in range(_COLUMNS) for c, kind in (("s", ">i4"), ("v", ">i8" if i < 3 else ">f8"))]])  # fmt: skip
+# A row of PostgreSQL's binary COPY: the number of columns, then each with its length before it.
+_TYPES = (">i8", ">i8", ">i8", ">f8", ">f8")
+_ROW = np.dtype(
+    [("columns", ">i2")]
+    + [
+        field
+        for i, kind in enumerate(_TYPES)
+        for field in ((f"length{i}", ">i4"), (f"value{i}", kind))
+    ]
+)
 
 _HISTORY = """
 COPY (
     SELECT substr(external_id, 3)::int8, (extract(epoch FROM measured_at) * 1000000)::int8,
-        energy_ukwh, {first}, {second}, 0::float8
+        energy_ukwh, {first}, {second}
     FROM {stream}_history JOIN devices USING (device_id)
 ) TO STDOUT (FORMAT binary)
 """
@@ -167,12 +175,12 @@ def _held(
         data = b"".join(copy)
     # A header of 19 bytes and an end of 2; every row has the same length.
     rows = np.frombuffer(data, _ROW, offset=19, count=(len(data) - 21) // _ROW.itemsize)
-    at_ms, rest = np.divmod(rows["v1"].astype(np.int64) - base_us, 1000)
+    at_ms, rest = np.divmod(rows["value1"].astype(np.int64) - base_us, 1000)
     if rest.any():
         raise AssertionError("a time is not one that was sent")
-    keys = key_of(number, rows["v0"].astype(np.int64), at_ms)
+    keys = key_of(number, rows["value0"].astype(np.int64), at_ms)
     kept = Values(
-        rows["v2"].astype(np.int64), rows["v3"].astype(float), rows["v4"].astype(float)
+        rows["value2"].astype(np.int64), rows["value3"].astype(float), rows["value4"].astype(float)
     )
     return keys, kept
 
@@ -194,9 +202,7 @@ def _mismatches(connection: psycopg.Connection[Any], stream: str) -> list[str]:
     def each(form: str) -> str:
         return ", ".join(form.format(name=name, column=column) for name, column in fields.items())
 
-    sums = (
-        "coalesce(sum(round({column} * 1e6)), 0) AS {name}_sum, count({column}) AS {name}_count"
-    )
+    sums = "coalesce(sum(round({column} * 1e6)), 0) AS {name}_sum, count({column}) AS {name}_count"
     kept = "{name}_sum_micro AS {name}_sum, {name}_count"
     statements = {
         "quarter-hours differ from history": _BUCKETS.format(

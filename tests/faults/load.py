@@ -18,6 +18,7 @@ FIRST_STEP = 40 * 86_400_000 // STEP_MS
 _SIZES = (1, 1, 20, 60, 150, 500, 1200)
 _LISTED_ERRORS = 100  # of a batch's answer
 _PATIENCE_S = 120.0
+_PAUSE_S = 0.1
 
 
 class Ledger:
@@ -118,6 +119,7 @@ class Load:
                 if rng.random() < 0.2:
                     wrong[len(keys) :] = True
                 self._deliver(http, rng, np.concatenate([keys, again]), wrong)
+                time.sleep(rng.uniform(0, _PAUSE_S))
 
     def _batch(self, rng: random.Random) -> Keys:
         """Return new readings of some devices, in no order; now and then late ones."""

@@ -29,12 +29,14 @@ class Proxy:
         self._mutex = threading.Lock()
         self._to_cut = self._to_lose = 0
         self._cut_after_bytes = 0
+        self._pairs: list[threading.Thread] = []
         self._listener = socket.socket(socket.AF_UNIX)
         path = folder / ".s.PGSQL.5432"
         path.unlink(missing_ok=True)
         self._listener.bind(str(path))
         self._listener.listen(64)
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def cut(self, times: int, after_bytes: int) -> None:
         """Cut lanes, so many bytes after they began a transaction or in the one under way."""
@@ -53,10 +55,13 @@ class Proxy:
             return self._to_cut + self._to_lose > 0
 
     def close(self) -> None:
-        """Take no more connections."""
+        """Take no more connections; those there are must be about to end."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
         self._listener.close()
+        for pair in self._pairs:
+            pair.join()
 
     def _accept(self) -> None:
         while True:
@@ -71,9 +76,9 @@ class Proxy:
                 server.close()
                 client.close()
                 continue
-            pair = _Pair(self, client, server)
-            for run in (pair.forward, pair.back):
-                threading.Thread(target=run, daemon=True).start()
+            pair = threading.Thread(target=_Pair(self, client, server).run, daemon=True)
+            pair.start()
+            self._pairs.append(pair)
 
     def takes_cut(self, sent_bytes: int) -> bool:
         """Return whether a lane that has sent so much since its begin is to be cut now."""
@@ -103,7 +108,15 @@ class _Pair:
         self._is_open_transaction = False
         self._sent_bytes = 0
 
-    def forward(self) -> None:
+    def run(self) -> None:
+        """Pass on both ways until either side ends."""
+        with self._client, self._server:
+            back = threading.Thread(target=self._back)
+            back.start()
+            self._forward()
+            back.join()
+
+    def _forward(self) -> None:
         """Pass on what the engine sends."""
         is_first = True
         with suppress(OSError):
@@ -119,7 +132,7 @@ class _Pair:
                 self._server.sendall(data)
         self._end()
 
-    def back(self) -> None:
+    def _back(self) -> None:
         """Pass on what the server answers, whole messages at a time."""
         held = b""
         has_committed = False

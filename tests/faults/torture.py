@@ -43,7 +43,7 @@ class Torture:
     def round(self, name: str, outage_s: float = 3.0) -> list[str]:
         """Run one fault under load; return every mismatch and every wrong answer."""
         fault, scene = FAULTS[name], self.scene
-        self._build(self.rng.choice(fault.topologies), fault.topologies)
+        self.build(self.rng.choice(fault.topologies), fault.topologies)
         scene.outage_s = outage_s
         load = Load(self.ledger, self.system.urls, self.rng.randrange(2**32))
         try:
@@ -65,7 +65,7 @@ class Torture:
         self.topologies[self.system.topology] += 1
         return problems
 
-    def _build(self, topology: str, fitting: tuple[str, ...]) -> None:
+    def build(self, topology: str, fitting: tuple[str, ...]) -> None:
         """Keep the system as it is where that fits, most of the time: a restart takes seconds."""
         if self.system.topology in fitting and self.rng.random() < 0.7:
             return

@@ -17,6 +17,7 @@ from wattstream.cli.doctor import doctor
 from wattstream.cli.options import shown_default, with_settings
 from wattstream.cli.simulated import simulated_devices
 from wattstream.domain.errors import WattstreamError
+from wattstream.limits import raise_open_files
 from wattstream.log import configure_logging
 from wattstream.settings import PREFIX, SECRET, Settings, unit_of
 from wattstream.store.postgres.migrations import migrate
@@ -58,6 +59,7 @@ def _root(
 def serve_command(settings: Settings) -> None:
     """Run the engine until Ctrl-C or SIGTERM, on the embedded PostgreSQL unless told otherwise."""
     configure_logging(settings.log_format, settings.log_level)
+    raise_open_files()
     with simulated_devices(settings.simulate) as start_devices:
 
         def ready(url: str) -> None:

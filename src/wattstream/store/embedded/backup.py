@@ -224,9 +224,7 @@ def _verify(binaries: Binaries, cluster: Path) -> None:
     _run(binaries, "pg_verifybackup", ["--quiet", str(cluster)], None)
 
 
-def _run(
-    binaries: Binaries, program: str, arguments: Sequence[str], password: str | None
-) -> None:
+def _run(binaries: Binaries, program: str, arguments: Sequence[str], password: str | None) -> None:
     """Run a program to its end, as the user of this process; what it says is shown."""
     path = binaries.bin_dir / program
     if not path.exists():
