@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattstream.client.fleet import Fleet
+from wattstream.client.fleet import Fleet, Heartbeats
 from wattstream.domain.readings import METER, VEHICLE
 
 MINUTE = 29_510_000  # a minute of February 2026
@@ -18,7 +18,7 @@ def test_a_reading_depends_on_seed_pair_and_minute_only(
     some = np.array(sorted(data.draw(st.sets(st.integers(0, 49), min_size=1))))
     whole, part = fleet.heartbeats(np.arange(50), minute), fleet.heartbeats(some, minute)
     again = Fleet(50, seed=seed).heartbeats(np.arange(50), minute)
-    for name in ("at_us", "ac_kwh", "voltage_v", "dc_kwh", "soc_percent", "temp_c"):
+    for name in Heartbeats.__slots__[1:]:
         np.testing.assert_array_equal(getattr(whole, name), getattr(again, name))
         np.testing.assert_array_equal(getattr(whole, name)[some], getattr(part, name))
 

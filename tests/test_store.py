@@ -14,7 +14,7 @@ from wattstream.domain.devices import DeviceChange
 from wattstream.domain.holdings import WantedRejections
 from wattstream.domain.readings import KINDS, Conflict, Readings, Rejection, Stream
 from wattstream.domain.register import EnergyMode
-from wattstream.domain.units import BUCKET_US, MICRO, bucket_floor
+from wattstream.domain.units import BUCKET_US, MICRO, NEVER_US, bucket_floor
 from wattstream.store.port import Store, Values, Verdict, Window
 from wattstream.store.postgres import PostgresStore, migrate
 from wattstream.store.postgres.connections import Worker
@@ -209,6 +209,29 @@ def test_a_register_counts_differences(run: Callable[[Test], None]) -> None:
         for row in (*readings[20:], *reversed(readings[:20])):
             await store.write(meters(row), NOW)
         assert await energy(store, Stream.METER, "M") == (39 * 39, 0, 40)
+
+    run(test)
+
+
+def test_a_register_that_was_none_counts_as_if_it_had_never_been_one(
+    run: Callable[[Test], None],
+) -> None:
+    async def test(store: Store) -> None:
+        register = DeviceChange(energy_mode=EnergyMode.REGISTER, rated_w=1000)
+        await store.change_device(Stream.METER, "M", register)
+        values = (5_000_000, 9_000_000, 4_000_000, 9_500_000)  # implausible steps, and a fall
+        rows = [("M", NOW + i * MINUTE, value, 1.0) for i, value in enumerate(values)]
+        await store.write(meters(*rows), NOW)
+        assert await energy(store, Stream.METER, "M") == (0, 4_500_000, 4)
+        back = DeviceChange(energy_mode=EnergyMode.INTERVAL, clear=frozenset({"rated_w"}))
+        await store.change_device(Stream.METER, "M", back)
+        assert await energy(store, Stream.METER, "M") == (sum(values), 0, 4)
+        await store.write(meters(("M", NOW + 4 * MINUTE, 1, 1.0)), NOW)
+        assert await energy(store, Stream.METER, "M") == (sum(values) + 1, 0, 5)
+        async with store.snapshot() as snapshot:
+            (device,) = await snapshot.devices(Stream.METER, "", 9)
+            assert await snapshot.falls(device, NEVER_US, 9) == []
+        assert (await store.refresh(NOW, NOW + BUCKET_US)).buckets_repaired == 0
 
     run(test)
 

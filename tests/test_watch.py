@@ -70,6 +70,9 @@ async def vehicle(
     await store.write(Readings(Stream.VEHICLE, [name] * len(at), at, energy, fields), int(at[-1]))
 
 
+Send = Callable[[PostgresStore, str, int, int, float], Awaitable[None]]
+
+
 async def alerts(store: PostgresStore, **wanted: object) -> list[Alert]:
     async with store.alerts.snapshot() as snapshot:
         return await snapshot.alerts(AlertFilter(**wanted), 2**63 - 1, 1000)  # type: ignore[arg-type]
@@ -239,6 +242,41 @@ def test_a_vehicle_that_gains_more_than_was_drawn_is_over_unity(run: Run) -> Non
         await vehicle(store, "E", NOW - DAY_US, NOW, 0.0103)
         await Watch(store.alerts).look(NOW)
         assert await kinds(store) == [("E", "over_unity", "open")]
+
+    run(test)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.9, []), (0.6, ["low_efficiency"])])
+def test_standby_beside_the_end_of_a_charge_is_no_loss(
+    run: Run, share: float, expected: list[str]
+) -> None:
+    """The window holds the last 2 kWh of a charge, and 8 W of standby all day: 0.82."""
+
+    async def test(store: PostgresStore) -> None:
+        ended = NOW - DAY_US + 20 * MINUTE
+        standby = 0.008 / 60
+        await meter(store, "E", NOW - DAY_US, ended, 0.1 + standby)
+        await vehicle(store, "E", NOW - DAY_US, ended, 0.1 * share)
+        await meter(store, "E", ended, NOW, standby)
+        await vehicle(store, "E", ended, NOW, 0.0)
+        await Watch(store.alerts).look(NOW)
+        assert [kind for _, kind, _ in await kinds(store)] == expected
+
+    run(test)
+
+
+@pytest.mark.parametrize(("ahead", "behind"), [(meter, vehicle), (vehicle, meter)])
+def test_a_side_that_is_ahead_in_a_charge_is_no_fault(run: Run, ahead: Send, behind: Send) -> None:
+    """Four minutes at 22 kW: one side has counted them, of the other the last is to come."""
+
+    async def test(store: PostgresStore) -> None:
+        began = NOW - 4 * MINUTE
+        for send in (ahead, behind):
+            await send(store, "E", NOW - DAY_US, began, 0.0)
+        await ahead(store, "E", began, NOW, 0.37)
+        await behind(store, "E", began, NOW - MINUTE, 0.37)
+        await Watch(store.alerts).look(NOW)
+        assert await kinds(store) == []
 
     run(test)
 

@@ -12,6 +12,7 @@ import psycopg
 from wattstream.bench.answers import QUICK_SIZES, SIZES, measure_answers
 from wattstream.bench.beats import BEATS_A_MINUTE, beats
 from wattstream.bench.costs import measure_costs
+from wattstream.bench.detection import FULL, QUICK, SEEDS, Score, measure_detection
 from wattstream.bench.engine import Engine, empty_server, run_engine
 from wattstream.bench.load import Outcome, run_load
 from wattstream.bench.memory import sampled
@@ -25,7 +26,7 @@ from wattstream.inputs.http import BATCH_PATH
 from wattstream.store.embedded import EmbeddedPostgres
 from wattstream.store.postgres import migrate
 
-__all__ = ["PARTS", "Bench", "Row", "description"]
+__all__ = ["DETECTION", "PARTS", "USUAL", "Bench", "Row", "Score", "description"]
 
 _CASES: list[tuple[str, Shape, int, str]] = [
     ("batch", Shape(), 4, "JSON arrays of 5,000"),
@@ -36,10 +37,13 @@ _CASES: list[tuple[str, Shape, int, str]] = [
     ("disorder", Shape(late_share=0.1), 16, "10 % late"),
     ("disorder", Shape(duplicate_share=0.1), 16, "10 % sent twice"),
 ]
-PARTS = (
+USUAL = (
     *("batch", "forms", "disorder", "backlog", "registers", "single"),
     *("mixed", "million", "costs", "answers", "memory"),
 )
+DETECTION = "detection"
+PARTS = (*USUAL, DETECTION)
+"""What can be measured; the last does not measure speed, and runs only where it is asked for."""
 _LOG_FILES = 192
 _TEMPLATE_MINUTES = 24
 _REGISTERS = """
@@ -49,13 +53,16 @@ WHERE device_id IN (SELECT device_id FROM devices WHERE external_id LIKE '{prefi
 
 
 class Bench:
-    """One run; `on_row` is called with each result as it comes."""
+    """One run; `on_row` and `on_score` are called with each result as it comes."""
 
-    def __init__(self, *, quick: bool, on_row: Callable[[Row], None]) -> None:
+    def __init__(
+        self, *, quick: bool, on_row: Callable[[Row], None], on_score: Callable[[Score], None]
+    ) -> None:
         self._is_quick = quick
         self._minutes = 6 if quick else 24
         self._seconds = 4 if quick else 10
         self._on_row = on_row
+        self._on_score = on_score
         self._next_s = int(time.time()) // 60 * 60 - 300 * 86400
         self._copy = 0.0
 
@@ -78,23 +85,32 @@ class Bench:
         try:
             conninfo = server.start()
             migrate(conninfo)
-            _make_log_files(conninfo, _LOG_FILES // 4 if self._is_quick else _LOG_FILES)
-            self._copy = copy_rate(conninfo)
-            case = "COPY, one connection, 10,000 rows a commit"
-            self._on_row(Row("reference", case, self._copy, None))
-            with run_engine(conninfo) as engine:
-                self._measure(parts, engine, conninfo, folder)
-            if "costs" in parts:
-                self._costs(conninfo)
-            if "answers" in parts:
-                sizes = QUICK_SIZES if self._is_quick else SIZES
-                measure_answers(conninfo, run_engine, sizes, self._seconds, self._on_row)
-            if "memory" in parts:
-                with run_engine(conninfo) as engine:
-                    self._memory(engine, server)
+            if set(parts) - {DETECTION}:
+                self._speed(parts, server, conninfo, folder)
+            if DETECTION in parts:
+                size, seeds = (QUICK, SEEDS[:1]) if self._is_quick else (FULL, SEEDS)
+                measure_detection(conninfo, size, seeds, self._on_score)
         finally:
             server.stop()
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _speed(
+        self, parts: tuple[str, ...], server: EmbeddedPostgres, conninfo: str, folder: Path
+    ) -> None:
+        _make_log_files(conninfo, _LOG_FILES // 4 if self._is_quick else _LOG_FILES)
+        self._copy = copy_rate(conninfo)
+        case = "COPY, one connection, 10,000 rows a commit"
+        self._on_row(Row("reference", case, self._copy, None))
+        with run_engine(conninfo) as engine:
+            self._measure(parts, engine, conninfo, folder)
+        if "costs" in parts:
+            self._costs(conninfo)
+        if "answers" in parts:
+            sizes = QUICK_SIZES if self._is_quick else SIZES
+            measure_answers(conninfo, run_engine, sizes, self._seconds, self._on_row)
+        if "memory" in parts:
+            with run_engine(conninfo) as engine:
+                self._memory(engine, server)
 
     def _measure(self, parts: tuple[str, ...], engine: Engine, conninfo: str, folder: Path) -> None:
         # Devices, partitions and caches are there before anything is timed.

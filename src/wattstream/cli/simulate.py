@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,14 +12,19 @@ from rich.console import Console
 
 from wattstream.cli.options import engine_url
 from wattstream.cli.progress import print_totals, shown_progress
-from wattstream.client.fleet import Fleet
+from wattstream.cli.truth import wanted, write_truth
+from wattstream.client.faults import FAULTS, choose
+from wattstream.client.fleet import MINUTE_S, Fleet, Manner
 from wattstream.client.sender import Sender
 from wattstream.client.simulate import Plan, Simulation
+from wattstream.domain.units import MICRO
 
 EXAMPLES = (
     "Examples:  wattstream simulate --pairs 100  ·  "
     "wattstream simulate --pairs 1000 --backfill-hours 24 --backfill-only  ·  "
-    "wattstream simulate --late-share 0.05 --duplicate-share 0.05 --out-of-order-share 0.2"
+    "wattstream simulate --late-share 0.05 --duplicate-share 0.05 --out-of-order-share 0.2  ·  "
+    "wattstream simulate --backfill-hours 720 --backfill-only --faulty-share 0 --noise 0.02 "
+    "--fault efficiency_drift=5 --fault silent=1% --truth truth.jsonl"
 )
 
 
@@ -47,6 +53,22 @@ def simulate(
     faulty_share: Annotated[
         float, typer.Option(min=0, max=1, help="Chargers that lose 18 to 30 %.")
     ] = 0.03,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND=N",
+            help=f"Give N pairs, or N% of them, a fault: {', '.join(FAULTS)}. May be repeated. "
+            "Each begins in the middle third of the backfill; without one, at once.",
+        ),
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write there which pairs have which fault, from when."),
+    ] = None,
+    noise: Annotated[
+        float,
+        typer.Option(min=0, max=0.2, help="Of a quarter-hour's efficiency, standard deviation."),
+    ] = 0.0,
     late_share: Annotated[
         float, typer.Option(min=0, max=1, help="Heartbeats held back for up to three hours.")
     ] = 0.0,
@@ -83,17 +105,27 @@ def simulate(
         batch=batch,
         single=single,
     )
-    fleet = Fleet(pairs, seed=seed, faulty_share=faulty_share)
+    now_s = time.time()
+    end_us = int(now_s) * MICRO
+    third_us = plan.backfill_min * MINUTE_S * MICRO // 3
+    faults = choose(
+        pairs, wanted(fault or [], pairs), seed, end_us - 2 * third_us, end_us - third_us
+    )
+    fleet = Fleet(
+        pairs, seed=seed, faulty_share=faulty_share, faults=faults, manner=Manner(noise=noise)
+    )
     simulation = Simulation(fleet, plan, prefix, seed)
+    if truth is not None:
+        write_truth(truth, simulation.truth())
     console = Console()
     sender = Sender(url or engine_url(), connections=connections)
-    asyncio.run(_run(simulation, sender, console))
+    asyncio.run(_run(simulation, sender, console, now_s))
     print_totals(console, sender.totals)
     if sender.totals.rejected:
         raise typer.Exit(1)
 
 
-async def _run(simulation: Simulation, sender: Sender, console: Console) -> None:
+async def _run(simulation: Simulation, sender: Sender, console: Console, now_s: float) -> None:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - asyncio.run made one
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -102,5 +134,5 @@ async def _run(simulation: Simulation, sender: Sender, console: Console) -> None
     with contextlib.suppress(asyncio.CancelledError):
         await sender.check()
         with shown_progress(console, "simulated", total, sender.totals) as advance:
-            await sender.send_all(simulation.batches(time.time()), advance)
+            await sender.send_all(simulation.batches(now_s), advance)
     await sender.close()

@@ -6,12 +6,14 @@ import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from itertools import compress
 
 import msgspec
 import numpy as np
 
 from wattstream.client.fleet import MINUTE_S, Fleet, Heartbeats
 from wattstream.client.sender import Batch
+from wattstream.domain.alerts import AlertKind
 from wattstream.domain.units import Int64, rfc3339
 
 _LATE, _AGAIN = 1, 2
@@ -75,11 +77,25 @@ class Simulation:
 
     @property
     def backfill_readings(self) -> int:
-        """How many distinct readings the past holds."""
+        """How many distinct readings the past holds where none is left out."""
         return 2 * self._fleet.pairs * self._plan.backfill_min
 
+    def truth(self) -> Iterator[dict[str, object]]:
+        """Yield what is wrong with which devices: faults from a time on, and since always."""
+        for fault in self._fleet.faults:
+            yield fault.as_json(self._ids[fault.pair])
+        for pair in np.flatnonzero(self._fleet.is_faulty).tolist():
+            name, value = self._ids[pair], round(float(self._fleet.efficiency[pair]), 4)
+            yield {
+                "kind": AlertKind.LOW_EFFICIENCY.value,
+                "meterId": name,
+                "vehicleId": name,
+                "begins": None,
+                "efficiency": value,
+            }
+
     async def batches(self, now_s: float) -> AsyncIterator[Batch]:
-        """Yield the past up to now, what was held back, then live heartbeats."""
+        """Yield the past up to a time, what was held back, then live heartbeats."""
         plan = self._plan
         last = int(now_s) // MINUTE_S
         first = last - plan.backfill_min
@@ -118,16 +134,19 @@ class Simulation:
         """Return what is sent in a minute: its own readings and those held back till then."""
         beats = self._fleet.heartbeats(pairs, minute)
         records = self._records(beats)
+        is_sent = np.column_stack([np.ones(len(pairs), np.bool_), beats.is_vehicle_sent]).ravel()
         plan, fleet = self._plan, self._fleet
         if plan.late_share or plan.duplicate_share:
             delay = 1 + fleet.chance(pairs, minute, 0) * _LONGEST_DELAY_MIN
             late = fleet.chance(pairs, minute, _LATE) < plan.late_share
             again = fleet.chance(pairs, minute, _AGAIN) < plan.duplicate_share
             for row in np.flatnonzero(late | again).tolist():
-                for record in records[2 * row : 2 * row + 2]:
-                    self._hold(minute + int(delay[row]), record)
-            on_time = np.repeat(~late, 2).tolist()
-            records = [r for r, keep in zip(records, on_time, strict=True) if keep]
+                for place in (2 * row, 2 * row + 1):
+                    if is_sent[place]:
+                        self._hold(minute + int(delay[row]), records[place])
+            is_sent &= np.repeat(~late, 2)
+        if not is_sent.all():
+            records = list(compress(records, is_sent.tolist()))
         return records + self._release(minute)
 
     def _hold(self, until_minute: int, record: Record) -> None:
@@ -143,23 +162,23 @@ class Simulation:
 
     def _records(self, beats: Heartbeats) -> list[Record]:
         """Return meter and vehicle of each pair, one after the other."""
-        unique, where = np.unique(beats.at_us, return_inverse=True)
-        texts = [rfc3339(at_us) for at_us in unique.tolist()]
-        rows = zip(
-            [self._ids[pair] for pair in beats.pair.tolist()],
-            [texts[i] for i in where.tolist()],
+        names = [self._ids[pair] for pair in beats.pair.tolist()]
+        meters = map(
+            _Meter,
+            names,
             beats.ac_kwh.tolist(),
             beats.voltage_v.tolist(),
+            _texts(beats.meter_at_us),
+        )
+        vehicles = map(
+            _Vehicle,
+            names,
             beats.dc_kwh.tolist(),
             beats.soc_percent.tolist(),
             beats.temp_c.tolist(),
-            strict=True,
+            _texts(beats.vehicle_at_us),
         )
-        records: list[Record] = []
-        for name, text, ac, volts, dc, soc, temp in rows:
-            records.append(_Meter(name, ac, volts, text))
-            records.append(_Vehicle(name, dc, soc, temp, text))
-        return records
+        return [record for pair in zip(meters, vehicles, strict=True) for record in pair]
 
     def _requests(self, records: list[Record]) -> Iterator[Batch]:
         self._disorder(records)
@@ -179,3 +198,10 @@ class Simulation:
         self._shuffle.shuffle(moved)
         for row, record in zip(rows, moved, strict=True):
             records[row] = record
+
+
+def _texts(at_us: Int64) -> list[str]:
+    """Return times as RFC 3339, each different one written once."""
+    unique, where = np.unique(at_us, return_inverse=True)
+    texts = [rfc3339(at) for at in unique.tolist()]
+    return [texts[i] for i in where.tolist()]

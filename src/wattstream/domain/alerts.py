@@ -120,6 +120,9 @@ MIN_COVERAGE = 0.5
 RESET_SHOWN_US = DAY_US
 """How long a reset is an alert."""
 
+_STANDBY_UKWH = 165_000.0  # 0.85 of 8 W for a day: what a meter draws while nothing charges
+_CHANCE = 1.5 * 0.02  # standard deviations of a quarter-hour's efficiency
+_QUARTER_UKWH = 5_500_000.0  # of charging at 22 kW
 _EFFICIENCY_MARGIN = 0.02
 _OVER_UNITY_MARGIN = 0.01
 _HOT_MARGIN_C = 3.0
@@ -140,6 +143,33 @@ def judged_efficiency(
         (ac_ukwh >= MIN_AC_UKWH) & (ac_coverage >= MIN_COVERAGE) & (dc_coverage >= MIN_COVERAGE)
     )
     return np.where(is_known, dc_ukwh / np.where(is_known, ac_ukwh, 1), np.nan)
+
+
+def edge_doubt(ac_ukwh: Int64, edge_ukwh: Float64) -> Float64:
+    """Return how far a day's efficiency may be wrong where the day cuts a session, fraction.
+
+    Args:
+        ac_ukwh: Drawn over the day, micro-kWh.
+        edge_ukwh: What one side may have counted that the other has not, micro-kWh.
+    """
+    return np.asarray(edge_ukwh / np.maximum(ac_ukwh, MIN_AC_UKWH), np.float64)
+
+
+def loss_doubt(ac_ukwh: Int64) -> Float64:
+    """Return how far a day's efficiency may be below that of a charger without a fault.
+
+    A meter draws a little all day, which takes a large share where the day holds the end of a
+    session only; and the fewer quarter-hours were charged in, the less their noise cancels.
+
+    Args:
+        ac_ukwh: Drawn over the day, micro-kWh.
+
+    Returns:
+        Fractions: 0.2 at 1 kWh, 0.04 at 10, 0.01 at 100.
+    """
+    ac = np.maximum(ac_ukwh, MIN_AC_UKWH).astype(np.float64)
+    noise = _CHANCE * np.sqrt(ac * np.minimum(ac, _QUARTER_UKWH))
+    return np.asarray((_STANDBY_UKWH + noise) / ac, np.float64)
 
 
 def low_efficiency(efficiency: Float64, is_open: Bool, threshold: Float64) -> Bool:

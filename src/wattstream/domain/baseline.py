@@ -18,9 +18,9 @@ from wattstream.domain.units import Bool, Float64, Int64, Rows
 
 PRIOR = (0.90, 0.0, 0.0)
 """Coefficients before any data: fraction; fraction × kW; fraction per K."""
-PRIOR_DEVIATION = (0.1, 0.1, 0.0005)
+PRIOR_DEVIATION = (0.1, 0.1, 0.00025)
 """How far chargers lie from these, one standard deviation: some lose a tenth, some draw
-100 W whatever the load, some lose half a point over 10 K."""
+100 W whatever the load, some lose a quarter of a point over 10 K."""
 PRIOR_NOISE = 0.02
 """Noise of a quarter-hour's efficiency before any data, one standard deviation, fraction."""
 PRIOR_WEIGHT = 10.0

@@ -17,7 +17,7 @@ import numpy as np
 from wattstream.domain import baseline
 from wattstream.domain.units import BUCKET_US, DAY_US, MICRO, NEVER_US, Bool, Float64, Int64, Rows
 
-DECISION = 16.0
+DECISION = 16.5
 """Sum that is a drift, standard deviations of a quarter-hour. 1 in some thousand healthy devices
 passes it in a month; `wattstream bench --only detection` measures it."""
 ALLOWANCE = 0.35
@@ -33,6 +33,7 @@ LEAST_US = 5 * DAY_US
 _HOURS = 0.25
 _LEAST_KWH = 0.005  # 20 W: what a vehicle does not take when it is not charging
 _STEADY = 0.9  # of the power before and after
+_SLACK = 0.2  # of a quarter-hour: sides may be three minutes apart
 _LIKELY = (0.3, 1.2)  # efficiencies outside come from clocks or links, not from wear
 _RECENT = 1 / 16  # weight of a quarter-hour in the recent means
 
@@ -50,7 +51,7 @@ DRIFT_COLUMNS: list[tuple[str, type]] = [
 """State of one vehicle's detector: all that it remembers.
 
 `seen_us`: newest quarter-hour observed; `since_us`: when the baseline began, NEVER_US before.
-`last_…`, `before_…`: the two newest quarter-hours, 0 where not charging; `pool_…`: sums over a
+`last_…`, `before_…`: the two newest quarter-hours, 0 where there is a gap; `pool_…`: sums over a
 session's edges; `is_whole`: no gap in it. `quarters`: learnt. `low_sum`, `high_sum`,
 `return_sum`: the cumulative sums, deviations. `is_on`: 1 while drifting. `expected`,
 `measured`: recent means of efficiency, 0 before the first.
@@ -87,12 +88,6 @@ class _Quarters:
     dc_kwh: Float64
     temp_c: Float64
     is_covered: Bool
-
-    @property
-    def is_charging(self) -> Bool:
-        """Where both sides carry energy."""
-        least = np.minimum(self.ac_kwh, self.dc_kwh)
-        return np.asarray(self.is_covered & (least >= _LEAST_KWH))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,44 +159,61 @@ def _follow(rows: Rows, now: _Quarters) -> _Found:
     fair only within steady charging. The others of a session are pooled until it ends: what one
     side counted before an edge, it lacks after the other.
     """
-    last = {name: rows[name].copy() for name in _SESSION}
+    before, last = _side_by_side(rows, "before"), _side_by_side(rows, "last")
+    energy = np.stack([now.ac_kwh, now.dc_kwh])
     follows = (now.at_us == rows["seen_us"] + BUCKET_US) & now.is_covered
-    was_charging, goes_on = last["last_ac_kwh"] > 0, now.is_charging & follows
-    is_steady = was_charging & goes_on
-    for side, current in (("ac", now.ac_kwh), ("dc", now.dc_kwh)):
-        before, here = last[f"before_{side}_kwh"], last[f"last_{side}_kwh"]
-        is_steady &= (before > 0) & (here >= _STEADY * np.maximum(before, current))
+    was_charging, goes_on = _is_charging(last), _is_charging(energy) & follows
+    is_steady = _is_charging(before) & was_charging & goes_on
+    is_steady &= (last >= _STEADY * np.maximum(before, energy)).all(axis=0)
+    begins, ends = ~was_charging & goes_on, was_charging & ~goes_on
 
-    energy, temp = last["last_ac_kwh"], last["last_temp_c"]
-    edges = (energy, last["last_dc_kwh"], energy**2, np.nan_to_num(temp, nan=20) * energy, _HOURS)
-    for name, values in zip(_POOL, edges, strict=True):
-        rows[name] += np.where(was_charging & ~is_steady, values, 0)
-    ends = was_charging & ~goes_on
-    is_pooled = ends & follows & (rows["is_whole"] > 0) & (rows["pool_ac_kwh"] > 0)
-    pool = np.maximum(rows["pool_ac_kwh"], _LEAST_KWH)
+    slack = np.where(begins, _left_over(last, energy), 0)
+    slack += np.where(ends & follows, _left_over(energy, last), 0)
+    pooled = np.where(was_charging & ~is_steady, last, 0)
+    rows["pool_ac_kwh"] += pooled[0] + slack[0]
+    rows["pool_dc_kwh"] += pooled[1] + slack[1]
+    rows["pool_ac_kwh2"] += pooled[0] ** 2
+    rows["pool_temp_kwh"] += rows["last_temp_c"] * pooled[0]
+    rows["pool_h"] += np.where(pooled[0] > 0, _HOURS, 0)
+    is_pooled = ends & follows & (rows["is_whole"] > 0) & (rows["pool_h"] > 0)
+    pool, square = (np.where(is_pooled, rows[f"pool_{name}"], 1) for name in ("ac_kwh", "ac_kwh2"))
     found = _Found(
         is_steady | is_pooled,
-        np.where(is_steady, energy, rows["pool_ac_kwh"]),
-        np.where(is_steady, last["last_dc_kwh"], rows["pool_dc_kwh"]),
-        np.where(is_steady, temp, rows["pool_temp_kwh"] / pool),
+        np.where(is_steady, last[0], pool),
+        np.where(is_steady, last[1], rows["pool_dc_kwh"]),
+        np.where(is_steady, rows["last_temp_c"], rows["pool_temp_kwh"] / pool),
         np.where(is_steady, _HOURS, rows["pool_h"]),
         # Kish's effective size: quarter-hours of equal energy that would be as noisy.
-        np.where(is_steady, 1.0, pool**2 / np.maximum(rows["pool_ac_kwh2"], _LEAST_KWH**2)),
+        np.where(is_steady, 1.0, np.maximum(pool**2 / square, 1)),
     )
-    _move(rows, now, follows, ends)
+    for name in _POOL:
+        rows[name] = np.where(ends, 0, rows[name])
+    is_known = follows & (rows["is_covered"] > 0)
+    rows["is_whole"] = np.where(begins, is_known, goes_on & (rows["is_whole"] > 0))
+    _move(rows, now, follows)
     return _only_likely(found)
 
 
-def _move(rows: Rows, now: _Quarters, follows: Bool, ends: Bool) -> None:
+def _side_by_side(rows: Rows, name: str) -> Float64:
+    return np.stack([rows[f"{name}_ac_kwh"], rows[f"{name}_dc_kwh"]])
+
+
+def _is_charging(energy: Float64) -> Bool:
+    """Return where both sides carry energy; [side, device]."""
+    return np.asarray((energy >= _LEAST_KWH).all(axis=0))
+
+
+def _left_over(outside: Float64, inside: Float64) -> Float64:
+    """Return what the quarter-hour beside a session holds of it; more is something else."""
+    return np.where(outside <= _SLACK * inside, outside, 0)
+
+
+def _move(rows: Rows, now: _Quarters, follows: Bool) -> None:
     """Let the quarter-hour be the last one, in place."""
-    for name in _POOL:
-        rows[name] = np.where(ends, 0, rows[name])
-    begins = now.is_charging & ~(follows & (rows["last_ac_kwh"] > 0))
-    rows["is_whole"] = np.where(begins, follows & (rows["is_covered"] > 0), rows["is_whole"])
     for side, current in (("ac", now.ac_kwh), ("dc", now.dc_kwh)):
         rows[f"before_{side}_kwh"] = np.where(follows, rows[f"last_{side}_kwh"], 0)
-        rows[f"last_{side}_kwh"] = np.where(now.is_charging, current, 0)
-    rows["last_temp_c"] = now.temp_c
+        rows[f"last_{side}_kwh"] = np.where(now.is_covered, current, 0)
+    rows["last_temp_c"] = np.nan_to_num(now.temp_c, nan=baseline.MEAN_TEMP_C)
     rows["is_covered"] = now.is_covered
     rows["seen_us"] = now.at_us
 

@@ -1,6 +1,6 @@
 """All answers of an engine behind one object: the floors above see no store."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from wattstream.domain.devices import Device, DeviceChange, PendingRules
@@ -20,6 +20,9 @@ from wattstream.query.fleet import FleetPerformance, Fleets, fleet_performance, 
 from wattstream.query.low_efficiency import Alerts, low_efficiency
 from wattstream.query.performance import Performance, performance
 from wattstream.store.port import Store
+
+Settled = tuple[Device, PendingRules | None]
+"""A device, and the rules that it gets once it is recomputed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,26 +100,26 @@ class Queries:
         async with self.store.snapshot() as snapshot:
             return {stream: await snapshot.stats(stream) for stream in Stream}
 
-    async def device(self, stream: Stream, external_id: str) -> Device:
+    async def device(self, stream: Stream, external_id: str) -> Settled:
         """Return a device, or raise NotFoundError."""
         async with self.store.snapshot() as snapshot:
-            return await latest.find(snapshot, stream, external_id)
+            device = await latest.find(snapshot, stream, external_id)
+            pending = await snapshot.pending_rules([device])
+        return device, pending.get(device.key)
 
-    async def devices(self, stream: Stream, after: str, limit: int) -> list[Device]:
+    async def devices(self, stream: Stream, after: str, limit: int) -> list[Settled]:
         """Return up to `limit` devices with ids above `after`, in code point order."""
         async with self.store.snapshot() as snapshot:
-            return await snapshot.devices(stream, after, limit)
+            devices = await snapshot.devices(stream, after, limit)
+            pending = await snapshot.pending_rules(devices)
+        return [(device, pending.get(device.key)) for device in devices]
 
     async def change_device(
         self, stream: Stream, external_id: str, change: DeviceChange
-    ) -> tuple[Device, bool]:
+    ) -> tuple[Settled, bool]:
         """Change or make a device; return it, and whether it was made."""
-        return await self.store.change_device(stream, external_id, change)
-
-    async def pending_rules(self, devices: Sequence[Device]) -> dict[int, PendingRules]:
-        """Return, by key, the rules that some of the devices get once they are recomputed."""
-        async with self.store.snapshot() as snapshot:
-            return await snapshot.pending_rules(devices)
+        _, is_new = await self.store.change_device(stream, external_id, change)
+        return await self.device(stream, external_id), is_new
 
     async def falls(
         self, stream: Stream, external_id: str, after_us: int, limit: int

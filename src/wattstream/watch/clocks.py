@@ -47,7 +47,7 @@ class Clocks:
         kind = AlertKind.CLOCK_OFFSET
         start_us = now_us - _WINDOW_US
         inside = (feeds.start_us < now_us) & (feeds.end_us > start_us)
-        turn = self._next(np.unique(feeds.vehicle[inside]))
+        turn = self._next(np.union1d(feeds.vehicle[inside], book.devices(kind)))
         if len(turn) == 0:
             return []
         vehicles = await snapshot.keyed(Stream.VEHICLE, turn.tolist())
@@ -67,6 +67,7 @@ class Clocks:
                 for row in latest
             ]
             found.append(await _furthest(snapshot, vehicles[key], links))
+        is_linked = np.isin(turn, feeds.vehicle[inside])
         offset_s = np.array([_offset_s(one) for one in found])
         threshold = book.thresholds(kind, turn)
 
@@ -78,7 +79,7 @@ class Clocks:
                 "thresholdSeconds": number(threshold[row]),
             }
             if one is None:
-                return common
+                return common | ({} if is_linked[row] else {"reason": "no_meter"})
             return common | {
                 "meterAheadSeconds": number(offset_s[row]),
                 "uncertaintySeconds": (one[1].uncertainty_us or 0) / MICRO,
@@ -88,7 +89,7 @@ class Clocks:
             one = found[row]
             return [] if one is None else [one[0]]
 
-        is_on = clock_offset(offset_s, book.is_open(kind, turn), threshold)
+        is_on = clock_offset(offset_s, book.is_open(kind, turn), threshold) & is_linked
         return [Judgement(kind, Stream.VEHICLE, turn, is_on, evidence, meter)]
 
     def _next(self, linked: Int64) -> Int64:

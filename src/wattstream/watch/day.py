@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from wattstream.domain.alerts import AlertKind, judged_efficiency, low_efficiency, over_unity
+from wattstream.domain.alerts import (
+    AlertKind,
+    edge_doubt,
+    judged_efficiency,
+    loss_doubt,
+    low_efficiency,
+    over_unity,
+)
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import MICRO, Float64, Int64, kwh, rfc3339
 from wattstream.query.linked import LinkedEnergy
@@ -20,7 +27,9 @@ def judge_day(
     vehicles: LiveStates,
     meters: LiveStates,
     book: Book,
+    *,
     window: tuple[int, int],
+    edge_ukwh: Float64,
 ) -> list[Judgement]:
     """Return which vehicles' efficiency over a window is at fault.
 
@@ -32,20 +41,26 @@ def judge_day(
         meters: For every meter's heartbeat.
         book: What is open, and thresholds.
         window: Start and end, microseconds.
+        edge_ukwh: What the two sides of each vehicle of `energy` may be apart at its ends.
     """
     length_us = window[1] - window[0]
     ac_coverage, dc_coverage = _coverages(energy, vehicles, meters, length_us)
     row_of = np.full(len(vehicles.device), -1)
     row_of[np.searchsorted(vehicles.device, energy.vehicle)] = np.arange(len(energy.vehicle))
     is_linked = row_of >= 0
-    efficiency = np.full(len(row_of), np.nan)
+    efficiency, above, below = (np.full(len(row_of), np.nan) for _ in range(3))
     known = judged_efficiency(energy.ac_ukwh, energy.dc_ukwh, ac_coverage, dc_coverage)
     efficiency[is_linked] = known[row_of[is_linked]]
+    above[is_linked] = edge_doubt(energy.ac_ukwh, edge_ukwh)[row_of[is_linked]]
+    below[is_linked] = above[is_linked] + loss_doubt(energy.ac_ukwh)[row_of[is_linked]]
+    doubts = {AlertKind.LOW_EFFICIENCY: below, AlertKind.OVER_UNITY: -above}
 
     def judge(kind: AlertKind) -> Judgement:
         threshold = book.thresholds(kind, vehicles.device)
         is_open = book.is_open(kind, vehicles.device)
-        is_on = _DECISIONS[kind](efficiency, is_open, threshold) & is_linked
+        # Opened only beyond doubt; one that is open stays until the efficiency itself is back.
+        best = efficiency + np.where(is_open, 0, doubts[kind])
+        is_on = _DECISIONS[kind](best, is_open, threshold) & is_linked
 
         def evidence(row: int) -> Evidence:
             common = {
@@ -58,6 +73,7 @@ def judge_day(
             place = int(row_of[row])
             return common | {
                 "efficiencyFraction": number(efficiency[row]),
+                "doubtFraction": number(abs(doubts[kind][row]), 3),
                 "acKwh": kwh(int(energy.ac_ukwh[place])),
                 "dcKwh": kwh(int(energy.dc_ukwh[place])),
                 "acCoverageFraction": number(ac_coverage[place], 3),

@@ -61,7 +61,11 @@ class Book:
 
     def is_open(self, kind: AlertKind, device: Int64) -> Bool:
         """Return which devices have an alert of a kind that is open."""
-        return np.isin(device, np.fromiter(self._ids[kind], np.int64))
+        return np.isin(device, self.devices(kind))
+
+    def devices(self, kind: AlertKind) -> Int64:
+        """Return the keys of devices that have an alert of a kind that is open."""
+        return np.fromiter(self._ids[kind], np.int64)
 
     def alert_id(self, kind: AlertKind, device: int) -> int:
         """Return the number of an alert that is open."""

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -37,6 +38,7 @@ from wattstream.store.port import FleetFeeds
 from wattstream.watch.clocks import Clocks
 from wattstream.watch.day import judge_day
 from wattstream.watch.drift import followed, judge_drift
+from wattstream.watch.edges import edge_energy
 from wattstream.watch.judgement import Book, Evidence, Judgement, number
 from wattstream.watch.live import judge_live, judge_resets
 from wattstream.watch.quarters import frozen_gain, paired
@@ -173,7 +175,12 @@ class Watch:
         start_us = default_start(now_us)
         end_us = max(start_us, newest_us) + 1
         energy = await linked_energy(snapshot, feeds, start_us, end_us, only_linked=True)
-        judgements += judge_day(energy, vehicles, meters, book, (start_us, end_us))
+        judge = partial(judge_day, energy, vehicles, meters, book, window=(start_us, end_us))
+        judged = judge(edge_ukwh=np.zeros(len(energy.vehicle)))
+        if any((each.is_on & ~book.is_open(each.kind, each.device)).any() for each in judged):
+            # Only an alert that would open asks for the edges of the day.
+            judged = judge(edge_ukwh=await edge_energy(snapshot, energy, start_us, end_us))
+        judgements += judged
 
         judgements += await self._clocks.judge(snapshot, feeds, book, now_us)
         is_linked = np.isin(vehicles.device, energy.vehicle)

@@ -148,9 +148,8 @@ def _add_registry(app: FastAPI, context: Context) -> None:
         limit: Limit = 100,
     ) -> models.DevicesAnswer:
         found = await queries.devices(type, after.replace("\0", ""), limit)
-        more = found[-1].external_id if len(found) == limit else None
-        pending = await queries.pending_rules(found)
-        listed = [answers.device(device, pending.get(device.key)) for device in found]
+        more = found[-1][0].external_id if len(found) == limit else None
+        listed = [answers.device(*settled) for settled in found]
         return models.DevicesAnswer(devices=listed, next=more)
 
     @app.get(
@@ -160,9 +159,7 @@ def _add_registry(app: FastAPI, context: Context) -> None:
         responses={**UNKNOWN, **AWAY},
     )
     async def device(type: DeviceType, id: DeviceId) -> models.DeviceAnswer:
-        found = await queries.device(type, id)
-        pending = await queries.pending_rules([found])
-        return answers.device(found, pending.get(found.key))
+        return answers.device(*await queries.device(type, id))
 
     @app.put(
         "/v1/devices/{type}/{id:path}",
@@ -190,9 +187,8 @@ def _add_registry(app: FastAPI, context: Context) -> None:
                 field="id",
             )
         changed, is_new = await queries.change_device(type, id, answers.device_change(settings))
-        waits = (await queries.pending_rules([changed])).get(changed.key)
-        response.status_code = 201 if is_new else 200 if waits is None else 202
-        return answers.device(changed, waits)
+        response.status_code = 201 if is_new else 200 if changed[1] is None else 202
+        return answers.device(*changed)
 
     @app.get(
         "/v1/events/{type}/{id:path}",

@@ -235,7 +235,7 @@ def locked_updates(
 
 
 def _goes_on(stream: Stream, before: Rows, live: Rows, received_at_us: int) -> Bool:
-    """Return where only the columns of `update_steady` differ."""
+    """Return where only the columns of `update_steady` differ, rules being what they were."""
     goes_on = (before["bucket_at"] == live["bucket_at"]) & ~needs_predecessors(live)
     goes_on &= live["received_at"] == received_at_us
     for name, _ in day_columns(stream):
@@ -243,7 +243,7 @@ def _goes_on(stream: Stream, before: Rows, live: Rows, received_at_us: int) -> B
     return np.asarray(goes_on)
 
 
-def live_update(stream: Stream, before: Rows, live: Rows) -> Statement:
+def live_update(stream: Stream, before: Rows, live: Rows, *, whole: bool = False) -> Statement:
     """Return the statement that writes live rows, and give them a new version, in place.
 
     It changes only rows that are as they were read, and finds them in the order given, so that
@@ -253,6 +253,7 @@ def live_update(stream: Stream, before: Rows, live: Rows) -> Statement:
         stream: The stream of the devices.
         before: The rows as they were read, sorted by device.
         live: The same devices' rows as they shall be; their day columns hold what is added.
+        whole: Whether any column may differ, as after a change of rules.
     """
     sql = statements.load("flush", stream)
     version = new_version()
@@ -262,7 +263,7 @@ def live_update(stream: Stream, before: Rows, live: Rows) -> Statement:
         "version": version,
         "read_version": arrays.column(before, "version"),
     }
-    if _goes_on(stream, before, live, received_at).all():
+    if not whole and _goes_on(stream, before, live, received_at).all():
         params |= arrays.params(live, ["device_id", *steady_columns(stream)])
         params["received_at"] = arrays.time_param(received_at)
         return Statement(sql["update_steady"], params, rows=len(live))
@@ -315,7 +316,7 @@ def rebuild(
     changed = _differs(live, before)
     if changed.any():
         rows = live.compress(changed)
-        send(connection, [live_update(stream, before.compress(changed), rows)])
+        send(connection, [live_update(stream, before.compress(changed), rows, whole=True)])
         assign(live, changed, rows)
     changed |= np.isin(live["device_id"], _mend_days(connection, stream, live))
     repaired += int(changed.sum())
