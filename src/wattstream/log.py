@@ -1,13 +1,29 @@
 """How the engine's log looks: for people on a console, or one JSON object a line."""
 
+import io
 import logging
 import sys
+from contextlib import suppress
+from typing import TextIO, cast
 
 import structlog
 
 
+class _Output(io.TextIOBase):
+    """Standard error, but work goes on where it cannot be written: full disk, reader gone."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
+
+
 def configure_logging(form: str, level_name: str) -> None:
-    """Send all logs to standard error.
+    """Send all logs to standard error; what cannot be written is dropped.
 
     Args:
         form: "console" or "json".
@@ -31,7 +47,7 @@ def configure_logging(form: str, level_name: str) -> None:
     structlog.configure(
         processors=[*shared, *exceptions, last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Output())),
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
