@@ -31,6 +31,7 @@ def backup(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_backup_under_load_restores_to_exact_totals(folder: Path) -> None:
     with serving(folder) as engine:
         load = Load(engine.url)
@@ -60,6 +61,7 @@ def test_backup_under_load_restores_to_exact_totals(folder: Path) -> None:
     assert "empty data folder only" in " ".join(text.split())
 
 
+@pytest.mark.slow
 def test_backup_of_a_stopped_engine_starts_the_server_for_it(folder: Path) -> None:
     Process(folder).end(15)
 
@@ -118,6 +120,8 @@ def test_backup_never_touches_a_filled_folder(folder: Path, backup: Path) -> Non
     (folder / "kept").mkdir()
     (folder / "kept/file").touch()
 
+    with pytest.raises(EmbeddedServerError, match="copy cannot be made: "):
+        back_up(folder / "data", folder / "kept/file/below", "nobody")
     with pytest.raises(EmbeddedServerError, match="kept is not empty"):
         back_up(folder / "data", folder / "kept", "nobody")
 

@@ -18,6 +18,8 @@ FIRST_STEP = 40 * 86_400_000 // STEP_MS
 _SIZES = (1, 1, 20, 60, 150, 500, 1200)
 _LISTED_ERRORS = 100  # of a batch's answer
 _PATIENCE_S = 120.0
+# A flush waits six times 10 s for a lock at most; longer means that an answer was forgotten.
+_SILENCE_S = 75.0
 _PAUSE_S = 0.1
 
 
@@ -111,7 +113,7 @@ class Load:
             thread.join()
 
     def _run(self, rng: random.Random) -> None:
-        with httpx.Client(timeout=60) as http:
+        with httpx.Client(timeout=_SILENCE_S) as http:
             while not self._stop.is_set():
                 keys = self._batch(rng)
                 again = self._ledger.some_acknowledged(rng, min(len(keys) // 10, _LISTED_ERRORS))
@@ -146,6 +148,9 @@ class Load:
         while time.monotonic() < deadline:
             try:
                 answer = http.post(rng.choice(self._urls()) + path, json=content)
+            except httpx.TimeoutException:
+                self._ledger.note_answer("silence", f"no answer in {_SILENCE_S:.0f} s")
+                return
             except httpx.TransportError:
                 self._ledger.note_answer("broken")
                 if rng.random() < 0.1:

@@ -7,6 +7,7 @@ process dies within a flush is the machine's.
 import argparse
 import random
 import secrets
+import signal
 import sys
 import time
 from collections import Counter
@@ -127,6 +128,9 @@ def main() -> int:
     seed = secrets.randbelow(10**6) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     problems: list[str] = []
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: asked.append(received))
     with temporary_system(small_disk=True) as system:
         torture = Torture(system, seed)
         names = options.only or possible(system, slow=True)
@@ -146,6 +150,8 @@ def main() -> int:
                 f"held {torture.readings:9,}  {'; '.join(problems) or 'ok'}",
                 flush=True,
             )
+            if asked:
+                break  # after a whole round, and with a report
             if problems:
                 print(f"the engines' log ends with:\n{system.log.read_text()[-6000:]}")
                 break

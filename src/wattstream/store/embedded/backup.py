@@ -36,6 +36,19 @@ class Held:
     last_at: datetime | None
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Translate what the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise EmbeddedServerError(
+            f"the copy cannot be made: {error}; make room, or give access, or run this as the "
+            "user that runs the engine"
+        ) from error
+
+
+@_explained()
 def back_up(data_dir: Path, target: Path, run_as: str) -> None:
     """Copy the database of a data folder, consistent at the instant that the copy ends.
 
@@ -61,12 +74,10 @@ def back_up(data_dir: Path, target: Path, run_as: str) -> None:
     major = folder.folder_major(Path(os.path.realpath(data_dir / _CLUSTER)))
     binaries = find_binaries(major=major)
     partial = target.with_name(f"{target.name}.partial")
-    _refuse_filled(partial, "an interrupted backup left it; remove it")
-    try:
-        partial.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial.chmod(0o700)
-    except OSError as error:
-        raise EmbeddedServerError(f"{partial} cannot be made: {error.strerror}") from error
+    if partial.exists():
+        raise EmbeddedServerError(f"{partial} is there: an interrupted backup left it; remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial.mkdir(mode=0o700)  # ours: nobody else may read what it will hold
     try:
         with _served(data_dir, run_as) as conninfo:
             password = (data_dir / _PASSWORD).read_text().strip()
@@ -92,6 +103,7 @@ def back_up(data_dir: Path, target: Path, run_as: str) -> None:
         raise
 
 
+@_explained()
 def restore(source: Path, data_dir: Path, run_as: str) -> Held:
     """Make a data folder of a backup, and start its server once, so that it is known to work.
 
@@ -118,13 +130,8 @@ def restore(source: Path, data_dir: Path, run_as: str) -> Held:
         except BaseException:
             shutil.rmtree(cluster, ignore_errors=True)
             raise
-    except BaseException as error:
+    except BaseException:
         _clear(data_dir, keep=was_there)
-        if isinstance(error, OSError):
-            raise EmbeddedServerError(
-                f"{source} could not be copied to {data_dir}: {error}; make room or give access, "
-                "or choose another folder with WATTSTREAM_DATA_DIR"
-            ) from error
         raise
 
 
