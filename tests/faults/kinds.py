@@ -15,7 +15,7 @@ import numpy as np
 import psycopg
 
 from faults.fleet import key_of, records
-from faults.load import Ledger
+from faults.load import FIRST_DAY, Ledger
 from faults.system import TOPOLOGIES, System, until, workers_of
 
 _DAY_MS = 86_400_000
@@ -184,7 +184,7 @@ def _partition_missing(scene: Scene) -> None:
     """Days lose their partition under the engine: one detached with readings, one dropped."""
     number = scene.seen["partitions detached"]
     device = 900 + number
-    day_ms = (number % 30) * _DAY_MS
+    day_ms = (FIRST_DAY - 1 - number % FIRST_DAY) * _DAY_MS
     _deliver(scene, device, [day_ms + 1000 * i for i in range(20)])
     day = datetime.fromtimestamp(scene.ledger.base_us / 1e6, UTC) + timedelta(milliseconds=day_ms)
     with scene.system.connection() as connection:

@@ -13,8 +13,9 @@ import numpy as np
 from faults.fleet import DEVICES, Keys, key_of, records
 
 STEP_MS = 30_000
-FIRST_STEP = 40 * 86_400_000 // STEP_MS
-"""Clients begin 40 days after the base; the days before it are free for single faults."""
+FIRST_DAY = 50
+FIRST_STEP = FIRST_DAY * 86_400_000 // STEP_MS
+"""Clients begin that many days after the base; the days before are free for single faults."""
 _SIZES = (1, 1, 20, 60, 150, 500, 1200)
 _LISTED_ERRORS = 100  # of a batch's answer
 _PATIENCE_S = 120.0
