@@ -413,12 +413,13 @@ class MemoryStore:
     def _by_key(self, key: int) -> Device:
         return next(device for device in self.registry.values() if device.key == key)
 
-    async def energy_within(
+    async def sums_within(
         self, stream: Stream, key: Int64, first_us: Int64, last_us: Int64
     ) -> Int64:
         ranges = zip(key.tolist(), first_us.tolist(), last_us.tolist(), strict=True)
-        found = [self.brute_force(self._by_key(k), a, z).energy_ukwh for k, a, z in ranges]
-        return np.array(found, np.int64)
+        found = [self.brute_force(self._by_key(k), a, z) for k, a, z in ranges]
+        rows = [(total.energy_ukwh, total.readings) for total in found]
+        return np.array(rows, np.int64).reshape(-1, 2).T
 
     async def buckets(self, stream: Stream, key: Int64, bucket_us: Int64) -> tuple[Runs, Int64]:
         """Join some buckets."""

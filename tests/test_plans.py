@@ -92,7 +92,7 @@ CASES: list[tuple[str, str, dict[str, object]]] = [
     ("answers", "span", {"device_id": 1, **RANGE}),
     (
         "answers",
-        "energy_within",
+        "sums_within",
         {"device_id": keys(1, 2), "start_at": times(BUCKET, 0), "end_at": times(NOW, NOW)},
     ),
     (

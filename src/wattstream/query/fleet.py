@@ -10,7 +10,7 @@ from wattstream.domain.links import covered
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import DAY_US, MICRO, Int64, bucket_ceil
 from wattstream.query.performance import BATTERY_TEMP
-from wattstream.query.ranges import device_totals, grouped, range_energy
+from wattstream.query.ranges import device_totals, grouped, range_sums
 from wattstream.store.port import DeviceTotals, Snapshot, Store, Totals
 
 
@@ -191,7 +191,7 @@ async def _linked(
     is_whole = (first == start_us) & (last == end_us)
     linked = np.where(np.isin(totals.key, key[is_whole]), totals.energy_ukwh, 0)
     key, first, last = key[~is_whole], first[~is_whole], last[~is_whole]
-    parts = await range_energy(snapshot, stream, key, first, last)
+    parts, _ = await range_sums(snapshot, stream, key, first, last)
     np.add.at(linked, np.searchsorted(totals.key, key), parts)
     return linked
 

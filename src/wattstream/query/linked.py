@@ -1,17 +1,13 @@
 """Energy of all vehicles and of the meters that fed them, with links cut at a window's ends."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import Bool, Int64
-from wattstream.query.ranges import values_of
-from wattstream.query.window import window_totals
-from wattstream.store.port import FleetFeeds, Snapshot, Totals
-
-_RANGES_AT_ONCE = 500
+from wattstream.query.ranges import range_sums, values_of
+from wattstream.store.port import FleetFeeds, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +75,9 @@ async def linked_energy(
         values_of(ac_of, meter, ac_of.energy_ukwh),
         values_of(ac_of, meter, ac_of.readings),
     )
-    cut = np.flatnonzero(is_cut)
-    parts = [(int(meter[row]), int(link_start[row]), int(link_end[row])) for row in cut.tolist()]
-    totals = await _ranges(snapshot, Stream.METER, parts)
-    ac[cut] = [total.energy_ukwh for total in totals]
-    ac_readings[cut] = [total.readings for total in totals]
+    ac[is_cut], ac_readings[is_cut] = await range_sums(
+        snapshot, Stream.METER, meter[is_cut], link_start[is_cut], link_end[is_cut]
+    )
 
     vehicle, of = np.unique(feeds.vehicle[inside], return_inverse=True)
     ac_sum = np.zeros(len(vehicle), np.int64)
@@ -96,15 +90,15 @@ async def linked_energy(
         has_whole = np.zeros(len(vehicle), np.bool_)
         has_whole[of[~is_cut]] = True
         pieces = [
-            (row, int(vehicle[row]), start, end)
+            (row, start, end)
             for row in np.flatnonzero(~has_whole).tolist()
             for start, end in _union(link_start[of == row], link_end[of == row])
         ]
-        totals = await _ranges(snapshot, Stream.VEHICLE, [piece[1:] for piece in pieces])
-        dc[~has_whole] = dc_readings[~has_whole] = 0
-        for (row, *_), total in zip(pieces, totals, strict=True):
-            dc[row] += total.energy_ukwh
-            dc_readings[row] += total.readings
+        part, start, end = np.array(pieces, np.int64).reshape(-1, 3).T
+        sums = await range_sums(snapshot, Stream.VEHICLE, vehicle[part], start, end)
+        for column, added in zip((dc, dc_readings), sums, strict=True):
+            column[~has_whole] = 0
+            np.add.at(column, part, added)
     return LinkedEnergy(
         vehicle,
         ac_sum,
@@ -117,18 +111,6 @@ async def linked_energy(
         ac_readings,
         feeds.is_twin[inside],
     )
-
-
-async def _ranges(
-    snapshot: Snapshot, stream: Stream, wanted: Sequence[tuple[int, int, int]]
-) -> list[Totals]:
-    """Return the sums of (device key, start, end), each, in a few round trips."""
-    devices = await snapshot.keyed(stream, [key for key, _, _ in wanted]) if wanted else {}
-    found: list[Totals] = []
-    for first in range(0, len(wanted), _RANGES_AT_ONCE):
-        part = wanted[first : first + _RANGES_AT_ONCE]
-        found += await window_totals(snapshot, [(devices[key], a, b) for key, a, b in part])
-    return found
 
 
 def _union(start_us: Int64, end_us: Int64) -> list[tuple[int, int]]:

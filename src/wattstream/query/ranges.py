@@ -59,10 +59,10 @@ async def device_totals(
     return _joined(parts[1:]) if len(parts) > 2 else parts[-1]
 
 
-async def range_energy(
+async def range_sums(
     snapshot: Snapshot, stream: Stream, key: Int64, start_us: Int64, end_us: Int64
 ) -> Int64:
-    """Return the energy that devices counted, each over a range of its own.
+    """Return what devices counted, each over a range of its own, in at most three statements.
 
     Args:
         snapshot: Where the readings are.
@@ -72,23 +72,24 @@ async def range_energy(
         end_us: Exclusive, int64[n], each after its start.
 
     Returns:
-        micro-kWh, int64[n].
+        Energy, micro-kWh, and readings, int64[2, n].
     """
     if len(key) == 0:
-        return np.zeros(0, np.int64)
+        return np.zeros((2, 0), np.int64)
     first, last = bucket_of(start_us + BUCKET_US - 1), bucket_of(end_us)
-    energy_ukwh = await snapshot.energy_within(stream, key, first, np.maximum(first, last))
+    sums = await snapshot.sums_within(stream, key, first, np.maximum(first, last))
     left = start_us != first
     right = (end_us != last) & ~(left & (bucket_of(start_us) == last))
     cut = np.concatenate([np.flatnonzero(left), np.flatnonzero(right)])
     if len(cut) == 0:
-        return energy_ukwh
+        return sums
     bucket_us = np.concatenate([bucket_of(start_us)[left], last[right]])
     runs, place = await snapshot.buckets(stream, key[cut], bucket_us)
     of = cut[place][runs.run]
     inside = (runs.at_us >= start_us[of]) & (runs.at_us < end_us[of])
-    np.add.at(energy_ukwh, of[inside], _columns(runs)[0, inside])
-    return energy_ukwh
+    np.add.at(sums[0], of[inside], _columns(runs)[0, inside])
+    np.add.at(sums[1], of[inside], 1)
+    return sums
 
 
 def values_of(totals: DeviceTotals, keys: Int64, column: Int64) -> Int64:

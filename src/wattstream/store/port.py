@@ -251,13 +251,13 @@ class Snapshot(Protocol):
     async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
         """Sum, per device, every bucket that starts at or after `start_us`, a bucket start."""
 
-    async def energy_within(
+    async def sums_within(
         self, stream: Stream, key: Int64, first_us: Int64, last_us: Int64
     ) -> Int64:
-        """Sum the energy of devices over [first, last), each over whole buckets of its own.
+        """Sum what devices counted over [first, last), each over whole buckets of its own.
 
         Returns:
-            Counted energy, micro-kWh, int64[n], in the order asked.
+            Counted energy, micro-kWh, and readings, int64[2, n], in the order asked.
         """
 
     async def buckets(self, stream: Stream, key: Int64, bucket_us: Int64) -> tuple[Runs, Int64]:

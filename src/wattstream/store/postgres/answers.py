@@ -189,20 +189,20 @@ class PostgresSnapshot:
             return DeviceTotals(np.zeros(0, np.int64), np.zeros((len(sums), 0), np.int64))
         return DeviceTotals(key.astype(np.int64), np.stack(sums, dtype=np.int64))
 
-    async def energy_within(
+    async def sums_within(
         self, stream: Stream, key: Int64, first_us: Int64, last_us: Int64
     ) -> Int64:
-        """Sum the energy of devices over [first, last), each over whole buckets of its own."""
+        """Sum energy and readings over [first, last), each over whole buckets of its own."""
         await self._plan_anew()
-        (energy_ukwh,) = await self._one(
+        sums = await self._one(
             "answers",
-            "energy_within",
+            "sums_within",
             stream,
             device_id=arrays.PgArray(key.astype(np.int32)),
             start_at=arrays.PgArray(first_us, times=True),
             end_at=arrays.PgArray(last_us, times=True),
         )
-        return np.zeros(0, np.int64) if energy_ukwh is None else np.array(energy_ukwh)
+        return np.zeros((2, 0), np.int64) if sums[0] is None else np.stack(sums, dtype=np.int64)
 
     async def buckets(self, stream: Stream, key: Int64, bucket_us: Int64) -> tuple[Runs, Int64]:
         """Return the readings of n buckets, each of one device, and which each run is."""

@@ -101,20 +101,21 @@ ORDER BY l.device_id
 -- name: fleet_totals
 SELECT array_agg(device_id), {sum_aggregates} FROM ({since}) AS devices
 
--- name: energy_within
+-- name: sums_within
 -- What devices sum over whole buckets, each over a range of its own, in the order asked.
-SELECT array_agg(energy_ukwh)
+SELECT array_agg(energy_ukwh), array_agg(readings)
 FROM (
-    SELECT sums.energy_ukwh
+    SELECT sums.energy_ukwh, sums.readings
     FROM unnest(%(device_id)s::int4[], %(start_at)s::timestamptz[], %(end_at)s::timestamptz[])
         WITH ORDINALITY AS u(id, start_at, end_at, place),
     LATERAL (
-        SELECT coalesce(sum(energy_ukwh), 0)::int8 AS energy_ukwh
+        SELECT coalesce(sum(energy_ukwh), 0)::int8 AS energy_ukwh,
+            coalesce(sum(readings), 0)::int8 AS readings
         FROM (
-            SELECT energy_ukwh FROM {stream}_rollup
+            SELECT energy_ukwh, readings FROM {stream}_rollup
             WHERE device_id = u.id AND bucket_at >= u.start_at AND bucket_at < u.end_at
             UNION ALL
-            SELECT energy_ukwh FROM {stream}_live
+            SELECT energy_ukwh, readings FROM {stream}_live
             WHERE device_id = u.id AND bucket_at >= u.start_at AND bucket_at < u.end_at
         ) AS buckets
     ) AS sums
