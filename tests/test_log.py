@@ -18,6 +18,16 @@ from wattstream.settings import PREFIX
 
 SECRET = "correct-horse-battery-staple"
 
+LOGGER = """
+import sys
+import structlog
+from wattstream.log import configure_logging
+configure_logging(sys.argv[1], "info")
+for _ in range(1000):
+    structlog.get_logger().warning("said in vain")
+print("went on")
+"""
+
 
 class Logged:
     """An engine whose log goes to a file."""
@@ -161,3 +171,17 @@ def test_a_slow_flush_is_explained_and_a_quick_one_is_not(
     assert told["seconds"] >= told["write_s"] > 1
     assert told["pack_s"] >= 0
     assert told["wait_s"] >= 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_log_on_a_full_disk_does_not_stop_what_logs(form: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", LOGGER, form],
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+        )
+    assert done.stdout == "went on\n"

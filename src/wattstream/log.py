@@ -3,13 +3,16 @@
 A line of a request bears the request's id, taken from its `X-Request-ID` or made here.
 """
 
+import io
 import itertools
 import logging
 import os
 import re
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from contextvars import ContextVar
+from typing import TextIO, cast
 
 import structlog
 
@@ -49,8 +52,21 @@ def _add_request_id(
     return event
 
 
+class _Output(io.TextIOBase):
+    """Standard error, but work goes on where it cannot be written: full disk, reader gone."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
+
+
 def configure_logging(form: str, level_name: str) -> None:
-    """Send all logs to standard error.
+    """Send all logs to standard error; what cannot be written is dropped.
 
     Args:
         form: "console" or "json".
@@ -77,7 +93,7 @@ def configure_logging(form: str, level_name: str) -> None:
     structlog.configure(
         processors=[*shared, last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Output())),
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
