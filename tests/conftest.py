@@ -119,10 +119,12 @@ class Engine:
     Attributes:
         url: Where it answers.
         conninfo: Its database.
+        process: Its process.
     """
 
     url: str
     conninfo: str
+    process: subprocess.Popen[str]
 
 
 @pytest.fixture
@@ -144,7 +146,7 @@ def engine(conninfo: str) -> Iterator[Engine]:
                 break
         else:
             pytest.fail("the engine did not start: " + "".join(log))
-        yield Engine(match[0], conninfo)
+        yield Engine(match[0], conninfo, process)
         process.terminate()
         process.stderr.read()
         assert process.wait(timeout=30) == 0

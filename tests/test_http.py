@@ -536,3 +536,17 @@ def test_the_engine_says_what_it_is_and_how_it_is(api: Api) -> None:
         assert source.startswith("/"), source
         assert api.get(source).is_success
     assert api.get("/metrics").headers["Content-Type"].startswith("text/plain")
+
+
+def test_a_browser_gets_a_page_and_every_file_that_it_names(api: Api) -> None:
+    page = api.request("GET", "/", headers={"Accept": "text/html"})
+    assert page.status_code == 200
+    named = re.findall(r'(?:href|src)="(/static/[^"]+)"', page.text)
+    assert len(named) >= 4
+    for path in named:
+        file = api.get(path)
+        assert file.status_code == 200
+        assert "immutable" in file.headers["Cache-Control"]
+    assert len(api.get(next(path for path in named if "plotly" in path)).content) > 1_000_000
+    assert api.get("/static/other/style.css").headers["Cache-Control"] == "no-store"
+    assert api.get("/static/other/routes.py").status_code == 404

@@ -25,6 +25,7 @@ from wattstream.log import begin_request
 from wattstream.pipeline.ingest import Ingest
 from wattstream.query.alerts import AlertQueries
 from wattstream.query.queries import Queries
+from wattstream.query.views import Views
 from wattstream.settings import Settings
 from wattstream.stats import Shared, Stats
 from wattstream.store.alert_port import AlertStore
@@ -33,6 +34,7 @@ from wattstream.store.port import Store
 from wattstream.store.postgres import PostgresStore
 from wattstream.store.postgres.migrations import migrate
 from wattstream.store.postgres.store import WRITE_CONNECTIONS
+from wattstream.store.view_port import ViewStore
 from wattstream.traces import Traces, traces_of
 from wattstream.watch import Watch, Webhook, deliver_regularly, look_regularly
 from wattstream.web.api import Context, create_api
@@ -103,8 +105,9 @@ class Application:
         settings: Settings,
         store: Store,
         alerts: AlertStore,
-        clock: Callable[[], int] = clock_us,
+        view: ViewStore,
         *,
+        clock: Callable[[], int] = clock_us,
         shared: Shared | None = None,
         traces: Traces | None = None,
     ) -> None:
@@ -129,15 +132,22 @@ class Application:
             max_decoded_bytes=settings.max_decoded_body,
             max_held_bytes=settings.queue_bytes,
         )
+        queries = Queries(store, clock, settings.link_same_id, settings.efficiency_threshold)
+        self._views = Views(view, queries, settings.alert_silent)
         self._api = create_api(
             Context(
-                queries=Queries(store, clock, settings.link_same_id, settings.efficiency_threshold),
+                queries=queries,
+                views=self._views,
                 alerts=AlertQueries(alerts, clock),
                 stats=stats,
                 is_full=lambda: self.ingest.is_full,
                 ingest_paths=openapi.paths(),
             )
         )
+
+    def end_streams(self) -> None:
+        """End the streams that are open: no stop would outlast them."""
+        self._views.changes.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; its id is in the answer and in every line of its log."""
@@ -193,7 +203,9 @@ async def running(
             all.
     """
     async with _traced() as traces, _opened(conninfo, settings) as store:
-        application = Application(settings, store, store.alerts, shared=shared, traces=traces)
+        application = Application(
+            settings, store, store.alerts, store.view, shared=shared, traces=traces
+        )
         is_first = shared is None or shared.number == 0
         if is_first:
             await store.prepare(clock_us())
@@ -338,6 +350,7 @@ class HttpServer(uvicorn.Server):
     """uvicorn without its signal handling, which ends the process by the signal itself."""
 
     def __init__(self, settings: Settings, application: Application) -> None:
+        self._end_streams = application.end_streams
         super().__init__(
             uvicorn.Config(
                 application,
@@ -387,6 +400,7 @@ class HttpServer(uvicorn.Server):
             await asyncio.sleep(0.005)
         on_started()
         await wait_for(stop.asked, serving)
+        self._end_streams()
         self.should_exit = True
         await wait_for(stop.forced, serving)
         self.force_exit = not serving.done()

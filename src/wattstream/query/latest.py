@@ -72,5 +72,10 @@ async def live_state(store: Store, stream: Stream, external_id: str) -> LiveStat
         raise NotFoundError(
             f"{stream} {external_id!r} has no reading yet", code=f"{stream}_without_readings"
         )
+    return state_of(device, latest)
+
+
+def state_of(device: Device, latest: Latest) -> LiveState:
+    """Return a device with its newest reading as it is shown."""
     fields = tuple(None if math.isnan(value) else value for value in latest.values.fields)
     return LiveState(device, latest, fields, latest.delta_ukwh > 0)

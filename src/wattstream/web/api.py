@@ -1,20 +1,22 @@
 """The API that people and programs read: answers, registry, health, metrics, documents."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Response
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 import wattstream
-from wattstream.domain.errors import QueueFullError, ReadingError
+from wattstream.domain.errors import NotAcceptableError, QueueFullError, ReadingError
 from wattstream.domain.readings import Stream, is_valid_id
 from wattstream.domain.units import NEVER_US, rfc3339
 from wattstream.query.alerts import AlertQueries
 from wattstream.query.queries import Queries
+from wattstream.query.views import Views
 from wattstream.stats import Stats
 from wattstream.web import answers, models
 from wattstream.web.alerts import add_alerts
@@ -24,6 +26,8 @@ from wattstream.web.errors import add_error_handlers
 from wattstream.web.fleet import add_fleet
 from wattstream.web.history import add_history
 from wattstream.web.links import add_links
+from wattstream.web.negotiation import preferred
+from wattstream.web.pages import Pages, add_pages
 from wattstream.web.parameters import (
     AfterQuery,
     EndQuery,
@@ -33,6 +37,16 @@ from wattstream.web.parameters import (
     time_range,
 )
 from wattstream.web.rejections import add_rejections
+from wattstream.web.stream import add_stream
+
+
+class Index(models.Model):
+    """What the engine answers."""
+
+    name: str
+    version: str
+    documentation: str
+    endpoints: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +60,7 @@ class Context:
 
     queries: Queries
     alerts: AlertQueries
+    views: Views
     stats: Stats
     is_full: Callable[[], bool]
     ingest_paths: dict[str, Any]
@@ -71,8 +86,10 @@ def create_api(context: Context) -> FastAPI:
     add_alerts(app, context.alerts)
     add_clock(app, context.queries)
     add_rejections(app, context.queries)
-    _add_operations(app, context)
+    pages = Pages(context.queries, context.alerts, context.views, context.stats)
+    _add_operations(app, context, add_pages(app, pages))
     add_history(app, context.queries)
+    add_stream(app, context.views)
     add_error_handlers(app)
     _document(app, context.ingest_paths)
     return app
@@ -205,7 +222,9 @@ def _add_registry(app: FastAPI, context: Context) -> None:
         return models.EventsAnswer(events=[answers.event(fall) for fall in found], next=more)
 
 
-def _add_operations(app: FastAPI, context: Context) -> None:
+def _add_operations(
+    app: FastAPI, context: Context, first_page: Callable[[Request], Awaitable[Response]]
+) -> None:
     @app.get(
         "/v1/health", tags=["operations"], summary="Ready to take readings", responses={**AWAY}
     )
@@ -229,19 +248,37 @@ def _add_operations(app: FastAPI, context: Context) -> None:
     async def metrics() -> Response:
         return Response(context.stats.text(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/", tags=["operations"], summary="The list of endpoints")
-    async def index() -> dict[str, Any]:
+    @app.get(
+        "/",
+        tags=["operations"],
+        summary="The list of endpoints; a browser gets the dashboard",
+        response_model=Index,
+        responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+    )
+    async def index(request: Request) -> Any:
+        if _wants_page(request):
+            return await first_page(request)
         listed = [
             f"{method.upper()} {path}"
             for path, item in app.openapi()["paths"].items()
             for method in item
         ]
-        return {
-            "name": "Wattstream",
-            "version": wattstream.__version__,
-            "documentation": "/docs",
-            "endpoints": sorted(listed, key=lambda line: line.split()[1]),
-        }
+        found = Index(
+            name="Wattstream",
+            version=wattstream.__version__,
+            documentation="/docs",
+            endpoints=sorted(listed, key=lambda line: line.split()[1]),
+        )
+        return JSONResponse(found.model_dump(by_alias=True), headers={"Vary": "Accept"})
+
+
+def _wants_page(request: Request) -> bool:
+    """Return whether the client names HTML before JSON; who takes anything gets JSON."""
+    try:
+        form = preferred(request.headers.get("Accept"), ("application/json", "text/html"))
+    except NotAcceptableError:
+        return False
+    return form == "text/html"
 
 
 def _document(app: FastAPI, ingest_paths: dict[str, Any]) -> None:

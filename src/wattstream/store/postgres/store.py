@@ -41,6 +41,7 @@ from wattstream.store.postgres.gauges import (
 from wattstream.store.postgres.recompute import lock, rebuild
 from wattstream.store.postgres.rejections import keep, prune_part
 from wattstream.store.postgres.rules import AT_ONCE_READINGS, change_device, recompute_waiting
+from wattstream.store.postgres.view import PostgresView, PostgresViewSnapshot
 
 WRITE_CONNECTIONS = 6
 _RECOMPUTE_EVERY_S, _RECOMPUTE_SOON_S = 10.0, 0.2
@@ -74,6 +75,7 @@ class PostgresStore:
         self._admin = Worker(conninfo, "admin")
         self._alerter = Worker(conninfo, "alerts")
         self.alerts = PostgresAlerts(partial(self._view, PostgresAlertSnapshot), self._alerter)
+        self.view = PostgresView(partial(self._view, PostgresViewSnapshot))
         self._recomputer = Worker(conninfo, "recomputer")
         self._has_changed = asyncio.Event()
         self._stop = threading.Event()

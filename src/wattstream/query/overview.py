@@ -1,0 +1,91 @@
+"""The fleet and its ingest in a few numbers, for people who look on."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from wattstream.domain.readings import Stream
+from wattstream.domain.units import MICRO, NEVER_US
+from wattstream.query.fleet import FleetPerformance
+from wattstream.store.view_port import Reported, Tallies, ViewStore
+
+_TALLIES_EVERY_US = 2 * MICRO
+_DEVICES_EVERY_US = 10 * MICRO
+_RATE_OVER_US = 60 * MICRO
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What is known of all devices.
+
+    Attributes:
+        per_second: Readings stored a second, by all engines, over the last minute at most; None
+            before it is measured.
+        fleet: Energy and efficiency over the fleet's default window.
+    """
+
+    tallies: Tallies
+    per_second: float | None
+    reported: dict[Stream, Reported]
+    fleet: FleetPerformance
+
+
+class Overviews:
+    """Overviews of one engine's database, each read once for all who ask at about that time.
+
+    What is only counted is at most 2 s old, what all devices must be asked for 10 s.
+    """
+
+    def __init__(
+        self,
+        store: ViewStore,
+        fleet: Callable[[], Awaitable[FleetPerformance]],
+        clock_us: Callable[[], int],
+        silent: float,
+    ) -> None:
+        """Prepare; `silent`: heartbeats without a reading that make a device silent."""
+        self._store = store
+        self._fleet = fleet
+        self._clock_us = clock_us
+        self._silent = silent
+        self._newest: Overview | None = None
+        self._tallied_us = self._asked_us = NEVER_US
+        self._counts: deque[tuple[int, int]] = deque()
+        self._lock = asyncio.Lock()
+
+    async def now(self) -> Overview:
+        """Return what is known."""
+        async with self._lock:
+            now_us = self._clock_us()
+            last = self._newest
+            if last is not None and now_us < self._tallied_us + _TALLIES_EVERY_US:
+                return last
+            is_due = last is None or now_us >= self._asked_us + _DEVICES_EVERY_US
+            async with self._store.snapshot() as snapshot:
+                tallies = await snapshot.tallies()
+                if last is None or is_due:
+                    reported = {
+                        stream: await snapshot.reported(stream, now_us, self._silent)
+                        for stream in Stream
+                    }
+            if last is None or is_due:
+                fleet = await self._fleet()
+                self._asked_us = now_us
+            else:
+                reported, fleet = last.reported, last.fleet
+            self._tallied_us = now_us
+            rate = self._rate(now_us, tallies.readings)
+            self._newest = Overview(tallies, rate, reported, fleet)
+            return self._newest
+
+    def _rate(self, now_us: int, readings: int) -> float | None:
+        """Return readings a second since the oldest count of the last minute."""
+        counts = self._counts
+        counts.append((now_us, readings))
+        while counts[0][0] < now_us - _RATE_OVER_US:
+            counts.popleft()
+        first_us, first = counts[0]
+        if now_us - first_us < MICRO:
+            return None
+        return (readings - first) * MICRO / (now_us - first_us)
