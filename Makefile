@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test check screenshots clean
+.PHONY: run test check torture screenshots clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -13,6 +13,10 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
+
+# Faults under load, one after another: ROUNDS of them, in the order that SEED gives.
+torture: $(VENV)/.installed-dev
+	@PYTHONPATH=tests $(BIN)/python -m faults.torture --rounds $(or $(ROUNDS),100) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

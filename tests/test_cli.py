@@ -27,7 +27,19 @@ def run(tmp_path: Path, *arguments: str, **variables: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "serve", "simulate", "replay", "migrate", "doctor", "settings", "bench"]
+    "command",
+    [
+        "",
+        "serve",
+        "simulate",
+        "replay",
+        "migrate",
+        "doctor",
+        "settings",
+        "bench",
+        "backup",
+        "restore",
+    ],
 )
 def test_every_command_has_help_and_examples(tmp_path: Path, command: str) -> None:
     code, text = run(tmp_path, *command.split(), "--help")
@@ -38,7 +50,7 @@ def test_every_command_has_help_and_examples(tmp_path: Path, command: str) -> No
 def test_doctor_finds_a_sound_machine_sound(tmp_path: Path) -> None:
     code, text = run(tmp_path, "doctor", "--port", "0")
     assert code == 0, text
-    assert text.count("✓") == 5
+    assert text.count("✓") == 6
     assert not list(tmp_path.iterdir())
 
 
@@ -68,6 +80,19 @@ def test_doctor_names_every_problem_with_what_to_do(tmp_path: Path) -> None:
     assert text.count("✗") == 2
     assert "WATTSTREAM_DATA_DIR" in text
     assert "WATTSTREAM_PORT" in text
+
+
+def test_doctor_names_a_limit_of_open_files_that_is_too_low(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -n 1000; exec "$0" -m wattstream doctor --port 0', sys.executable],
+        check=False,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "may open 1,000 at once" in done.stdout
+    assert "LimitNOFILE" in done.stdout
 
 
 def test_brackets_in_a_value_are_shown_as_they_are(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -396,3 +397,18 @@ def test_simulated_devices_report_beside_the_engine_and_end_with_it(folder: Path
             assert time.monotonic() < deadline
             time.sleep(0.2)
         assert engine.end(signal.SIGTERM) == 0
+
+
+def test_the_limit_of_open_files_is_raised_at_the_start(folder: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard <= 2000:
+        pytest.skip("this user may not open more files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+    try:
+        engine = Process(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        assert resource.prlimit(engine.pid, resource.RLIMIT_NOFILE)[0] > 2000
+    finally:
+        engine.end(signal.SIGTERM)

@@ -185,6 +185,11 @@ def test_workers_together_are_one_engine(folder: Path) -> None:
             assert counted["ingest_requests_total"] == answered["requests"]
             assert counted["ack_seconds_count"] == answered["requests"]
             assert counted["queue_readings"] == 0
+            assert counted["lag_seconds_count"] == 2 * counted["flush_seconds_count"]
+            assert counted["build_info"] == 1
+            # Of the database itself, one worker tells; of connections, each of its own.
+            assert counted["history_partitions"] < 20
+            assert counted["pool_connections"] >= 4
         assert engine.end(signal.SIGTERM) == 0
         assert not any(map(is_alive, workers))
         assert servers_of(folder) == []

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import errno
 import gc
+import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from wattstream.domain.errors import OperatorError, WattstreamError
 from wattstream.domain.units import MICRO
 from wattstream.inputs import openapi
 from wattstream.inputs.http import BATCH_PATH, ONE_PATH, HttpInput, Receive, Scope, Send
+from wattstream.log import begin_request
 from wattstream.pipeline.ingest import Ingest
 from wattstream.query.alerts import AlertQueries
 from wattstream.query.queries import Queries
@@ -33,6 +35,7 @@ from wattstream.store.postgres import PostgresStore
 from wattstream.store.postgres.migrations import migrate
 from wattstream.store.postgres.store import WRITE_CONNECTIONS
 from wattstream.store.view_port import ViewStore
+from wattstream.traces import Traces, traces_of
 from wattstream.watch import Watch, Webhook, deliver_regularly, look_regularly
 from wattstream.web.api import Context, create_api
 
@@ -40,6 +43,8 @@ BACKLOG = 2048
 _SPARE_CONNECTIONS = 20  # a start's own, and people who look into the database
 _PREPARE_EVERY_S = 3600
 _PRUNE_EVERY_S = 10
+_MEASURE_POOL_EVERY_S = 2
+_MEASURE_DATABASE_EVERY_S = 60
 _WATCH_EVERY_S = 1.0
 _WATCH_AT_MOST_S = 30.0
 # A lane that has its answer from PostgreSQL waits this long, at most, for a thread that decodes.
@@ -104,7 +109,9 @@ class Application:
         *,
         clock: Callable[[], int] = clock_us,
         shared: Shared | None = None,
+        traces: Traces | None = None,
     ) -> None:
+        self._traces = traces
         self.stats = stats = Stats(shared)
         self.ingest = Ingest(
             store,
@@ -112,6 +119,8 @@ class Application:
             clock,
             flush_readings=settings.flush_readings,
             queue_readings=settings.queue_readings,
+            slow_flush_s=settings.slow_flush,
+            traces=traces,
         )
         self._input = HttpInput(
             self.ingest,
@@ -141,11 +150,43 @@ class Application:
         self._views.changes.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] == "http" and scope["path"] in (ONE_PATH, BATCH_PATH):
+        """Answer one request; its id is in the answer and in every line of its log."""
+        request_id = begin_request(scope["headers"])
+        status = 0
+
+        async def send_named(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                nonlocal status
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            await send(message)
+
+        if self._traces is None:
+            await self._answer(scope, receive, send_named)
+            return
+        started_ns = time.time_ns()
+        try:
+            await self._answer(scope, receive, send_named)
+        finally:
+            is_input = scope["path"] in (ONE_PATH, BATCH_PATH)
+            self._traces.request(
+                scope,
+                route=scope["path"] if is_input else getattr(scope.get("route"), "path", None),
+                status=status,
+                request_id=request_id,
+                start_ns=started_ns,
+                end_ns=time.time_ns(),
+            )
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in (ONE_PATH, BATCH_PATH):
             await self._input(scope, receive, send)
-        else:
+            return
+        try:
             await self._api(scope, receive, send)
+        except Exception:  # noqa: BLE001 - the last line of defence, as in any server
+            # The client has got its 500, or sees a stream that breaks off.
+            _log.exception("A request failed", method=scope["method"], path=scope["path"])
 
 
 @asynccontextmanager
@@ -161,18 +202,22 @@ async def running(
             makes partitions ahead, drops what was refused long ago and watches the devices for
             all.
     """
-    async with _opened(conninfo, settings) as store:
-        application = Application(settings, store, store.alerts, store.view, shared=shared)
+    async with _traced() as traces, _opened(conninfo, settings) as store:
+        application = Application(
+            settings, store, store.alerts, store.view, shared=shared, traces=traces
+        )
         is_first = shared is None or shared.number == 0
         if is_first:
             await store.prepare(clock_us())
         writing = asyncio.create_task(application.ingest.run())
         recomputing = asyncio.create_task(store.recompute())
+        measuring = asyncio.create_task(_measure_pool(store, application.stats))
         async with _beside(settings, store, application.stats) if is_first else nullcontext():
             try:
                 yield application
             finally:
                 recomputing.cancel()
+                measuring.cancel()
                 application.ingest.stop()
                 await writing
 
@@ -181,7 +226,11 @@ async def running(
 async def _beside(settings: Settings, store: PostgresStore, stats: Stats) -> AsyncIterator[None]:
     """Do beside the requests what one engine does for all."""
     webhook = None
-    work = [_prepare_daily(store), _prune_often(store, settings)]
+    work = [
+        _prepare_daily(store),
+        _prune_often(store, settings),
+        _measure_database(store, stats),
+    ]
     if settings.alert_interval:
         watch = Watch(
             store.alerts,
@@ -206,6 +255,16 @@ async def _beside(settings: Settings, store: PostgresStore, stats: Stats) -> Asy
 
 
 @asynccontextmanager
+async def _traced() -> AsyncIterator[Traces | None]:
+    traces = traces_of(os.environ)
+    try:
+        yield traces
+    finally:
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
+
+
+@asynccontextmanager
 async def _opened(conninfo: str, settings: Settings) -> AsyncIterator[PostgresStore]:
     """Open the store; close it whatever happens, as an open pool keeps the event loop alive."""
     store = PostgresStore(conninfo, read_connections=settings.read_connections)
@@ -223,6 +282,24 @@ async def _prepare_daily(store: Store) -> None:
             await store.prepare(clock_us())
         except WattstreamError as error:
             _log.warning("Partitions were not made ahead; the next flush makes its own", why=error)
+
+
+async def _measure_pool(store: PostgresStore, stats: Stats) -> None:
+    while True:
+        pool = store.pool_state()
+        stats.show_pool(busy=pool.busy, idle=pool.idle, waiting=pool.waiting)
+        await asyncio.sleep(_MEASURE_POOL_EVERY_S)
+
+
+async def _measure_database(store: PostgresStore, stats: Stats) -> None:
+    while True:
+        try:
+            footprint = await store.footprint()
+        except WattstreamError:
+            pass  # the outage is in the log; the last figures stay until it is over
+        else:
+            stats.show_database(footprint.size_bytes, footprint.partitions)
+        await asyncio.sleep(_MEASURE_DATABASE_EVERY_S)
 
 
 async def _prune_often(store: Store, settings: Settings) -> None:

@@ -150,6 +150,9 @@ class Settings(BaseModel):
         None, None, "Key that posts to the webhook are signed with, 16 characters or more."
     )
     shutdown_grace: Duration = _setting(30, "s", "How long a stop waits for requests under way.")
+    slow_flush: Duration = _setting(
+        2, "s", "A flush that takes this long or longer is explained in the log; 0: none."
+    )
     log_format: Literal["console", "json"] = _setting("console", None, "Form of the log.")
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", None, "Least severe message that is logged."

@@ -4,6 +4,7 @@ The rule: readings received = stored + duplicates + rejected, always.
 """
 
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,12 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+import wattstream
 from wattstream.domain.alerts import AlertKind
+from wattstream.domain.readings import Stream
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_LAG_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600, 21_600, 86_400, 604_800)
 _READINGS = (1, 10, 100, 1_000, 5_000, 10_000, 20_000, 50_000, 200_000)
 
 
@@ -70,25 +74,43 @@ class Stats:
         self.flush_failures = self._counter(
             "flush_failures", "Flushes that were not committed.", "stream"
         )
-        self.queue = Gauge(
-            "wattstream_queue_readings",
-            "Readings that wait for a commit.",
-            ["stream"],
-            registry=self.registry,
-            multiprocess_mode="livesum",
+        self.queue = self._gauge("queue_readings", "Readings that wait for a commit.", "stream")
+        self.alerts_open = self._gauge(
+            "alerts_open", "Alerts that are not resolved, as the last look found them.", "kind"
         )
-        self.alerts_open = Gauge(
-            "wattstream_alerts_open",
-            "Alerts that are not resolved, as the last look found them.",
-            ["kind"],
-            registry=self.registry,
-            multiprocess_mode="livesum",
+        self._pool = self._gauge(
+            "pool_connections", "Database connections that answer queries.", "state"
         )
+        self._pool_waiting = self._gauge(
+            "pool_waiting_requests", "Requests that wait for a database connection."
+        )
+        self._partitions = self._gauge(
+            "history_partitions", "Daily partitions of history.", "stream"
+        )
+        self._database_bytes = self._gauge("database_size_bytes", "Size of the database on disk.")
+        build = Gauge(
+            "wattstream_build_info",
+            "What runs; always 1.",
+            ["version", "python"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        build.labels(wattstream.__version__, platform.python_version()).set(1)
         self.flush_seconds = self._histogram(
             "flush_seconds", "From the start of a flush to its commit.", _SECONDS, "stream"
         )
+        self.flush_stage_seconds = self._histogram(
+            "flush_stage_seconds", "Parts of a flush's time.", _SECONDS, "stream", "stage"
+        )
         self.flush_readings = self._histogram(
             "flush_readings", "Readings of a flush.", _READINGS, "stream"
+        )
+        self.lag_seconds = self._histogram(
+            "lag_seconds",
+            "From when a reading of a flush was measured to its commit.",
+            _LAG_SECONDS,
+            "stream",
+            "reading",
         )
         self.ack_seconds = self._histogram(
             "ack_seconds", "From a request's last byte to its answer.", _SECONDS
@@ -99,12 +121,34 @@ class Stats:
         for kind, count in counts.items():
             self.alerts_open.labels(kind).set(count)
 
+    def show_pool(self, *, busy: int, idle: int, waiting: int) -> None:
+        """Show this engine's connections that answer, and how many requests wait for one."""
+        self._pool.labels("busy").set(busy)
+        self._pool.labels("idle").set(idle)
+        self._pool_waiting.set(waiting)
+
+    def show_database(self, size_bytes: int, partitions: Mapping[Stream, int]) -> None:
+        """Show what the database holds; by one engine for all workers."""
+        self._database_bytes.set(size_bytes)
+        for stream, count in partitions.items():
+            self._partitions.labels(stream).set(count)
+
     def text(self) -> bytes:
         """Return all of it as Prometheus text: of all workers, where there are several."""
         return generate_latest(self._shown)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"wattstream_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        """Return a gauge that is the sum over all workers that live."""
+        return Gauge(
+            f"wattstream_{name}",
+            text,
+            labels,
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
 
     def _histogram(
         self, name: str, text: str, buckets: tuple[float, ...], *labels: str

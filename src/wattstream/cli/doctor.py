@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from wattstream.domain.errors import WattstreamError
+from wattstream.limits import ENOUGH_FILES, open_files_limit
 from wattstream.settings import Settings
 from wattstream.store.embedded.binaries import find_binaries
 from wattstream.store.postgres.connections import MINIMUM_VERSION, reason_of
@@ -28,13 +29,14 @@ class _ProblemError(Exception):
 
 
 def doctor(settings: Settings) -> None:
-    """Check Python, PostgreSQL, folder, port and clock, and say what to do."""
+    """Check Python, PostgreSQL, folder, port, open files and clock, and say what to do."""
     console = Console()
     checks: list[tuple[str, Callable[[Settings], str]]] = [
         ("Python", _python),
         ("PostgreSQL", _postgres),
         ("Data folder", _folder),
         ("Port", _port),
+        ("Open files", _open_files),
         ("Clock", _clock),
     ]
     failed = 0
@@ -128,6 +130,17 @@ def _port(settings: Settings) -> str:
                 "running already? Choose another with WATTSTREAM_PORT."
             ) from error
     return f"{settings.host}:{settings.port} is free"
+
+
+def _open_files(settings: Settings) -> str:
+    now, most = open_files_limit()
+    if most < ENOUGH_FILES:
+        raise _ProblemError(
+            f"this user may open {most:,} at once, and every connection of a client takes one. "
+            f"Allow {ENOUGH_FILES:,} or more: LimitNOFILE= in a systemd service, `ulimit -Hn` as "
+            "root in the shell that starts it, or nofile in /etc/security/limits.conf."
+        )
+    return f"{most:,} at once" + (f" ({now:,} until `serve` raises it)" if now < most else "")
 
 
 def _clock(settings: Settings) -> str:

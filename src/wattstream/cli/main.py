@@ -12,11 +12,12 @@ from rich.table import Table
 
 import wattstream
 from wattstream.app import database, serve
-from wattstream.cli import bench, replay, simulate
+from wattstream.cli import backup, bench, export, replay, simulate, top
 from wattstream.cli.doctor import doctor
 from wattstream.cli.options import shown_default, with_settings
 from wattstream.cli.simulated import simulated_devices
 from wattstream.domain.errors import WattstreamError
+from wattstream.limits import raise_open_files
 from wattstream.log import configure_logging
 from wattstream.settings import PREFIX, SECRET, Settings, unit_of
 from wattstream.store.postgres.migrations import migrate
@@ -58,6 +59,7 @@ def _root(
 def serve_command(settings: Settings) -> None:
     """Run the engine until Ctrl-C or SIGTERM, on the embedded PostgreSQL unless told otherwise."""
     configure_logging(settings.log_format, settings.log_level)
+    raise_open_files()
     with simulated_devices(settings.simulate) as start_devices:
 
         def ready(url: str) -> None:
@@ -101,6 +103,10 @@ app.command("doctor", epilog="Example:  wattstream doctor")(
 )
 app.command("simulate", epilog=simulate.EXAMPLES)(simulate.simulate)
 app.command("replay", epilog=replay.EXAMPLES)(replay.replay)
+app.command("export", epilog=export.EXAMPLES)(export.export)
+app.command("top", epilog=top.EXAMPLES)(top.top)
+app.command("backup", epilog=backup.BACKUP_EXAMPLES)(backup.backup)
+app.command("restore", epilog=backup.RESTORE_EXAMPLES)(backup.restore)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
 
 

@@ -132,7 +132,7 @@ class Sender:
                     self._count(batch, response, time.perf_counter() - sent)
                     return
                 started = time.monotonic()
-                wait_s = max(wait_s, _retry_after_s(response))
+                wait_s = max(wait_s, retry_after_s(response))
             self.totals.retries += 1
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
@@ -148,7 +148,7 @@ class Sender:
         except httpx.TransportError as error:
             raise no_engine(self._url) from error
         if not response.is_success:
-            raise OperatorError(f"{self._url}{path} refused {body}: {_message(response)}")
+            raise OperatorError(f"{self._url}{path} refused {body}: {message_of(response)}")
 
     async def check(self) -> None:
         """Return when the engine answers; wait for it up to the sender's patience.
@@ -189,7 +189,7 @@ class Sender:
             totals.duplicates += not answer["stored"]
         else:
             totals.rejected += batch.size
-            self._note(str(response.status_code), _message(response), batch.size)
+            self._note(str(response.status_code), message_of(response), batch.size)
 
     def _note(self, code: str, message: str, count: int = 1) -> None:
         self.totals.codes[code] += count
@@ -204,7 +204,8 @@ def no_engine(url: str) -> OperatorError:
     )
 
 
-def _retry_after_s(response: httpx.Response) -> float:
+def retry_after_s(response: httpx.Response) -> float:
+    """Return how long an engine that is busy asks to wait, s; 0 where it does not say."""
     value = response.headers.get("Retry-After", "")
     return float(value) if value.isdigit() else 0.0
 
@@ -216,7 +217,8 @@ def _json(response: httpx.Response) -> Any:
         return {}
 
 
-def _message(response: httpx.Response) -> str:
+def message_of(response: httpx.Response) -> str:
+    """Return status and words of an answer that is no success."""
     answer = _json(response)
     error = answer.get("error") if isinstance(answer, dict) else None
     text = error.get("message") if isinstance(error, dict) else response.text[:200]

@@ -13,6 +13,7 @@ from wattstream.domain.units import exact, kwh, rfc3339
 from wattstream.pipeline.lane import Lane
 from wattstream.stats import Stats
 from wattstream.store.port import Store, Values, Verdict, Written
+from wattstream.traces import Traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Ingest:
         *,
         flush_readings: int,
         queue_readings: int,
+        slow_flush_s: float,
+        traces: Traces | None = None,
     ) -> None:
         self._store = store
         self._stats = stats
@@ -56,6 +59,8 @@ class Ingest:
                 clock_us,
                 flush_readings=flush_readings,
                 queue_readings=queue_readings,
+                slow_flush_s=slow_flush_s,
+                traces=traces,
             )
             for stream in Stream
         }

@@ -9,9 +9,13 @@ import structlog
 
 from wattstream.domain.errors import QueueFullError, StoreUnavailableError, WattstreamError
 from wattstream.domain.readings import Readings, Row, Stream
+from wattstream.domain.units import MICRO
 from wattstream.pipeline.batcher import Batcher, Flush
 from wattstream.stats import Stats
-from wattstream.store.port import Store, Values, Verdict, Written
+from wattstream.store.port import Stage, Store, Values, Verdict, Written
+from wattstream.traces import Traces
+
+_LAG_SAMPLE = 1000  # rows, so that the middle one of a large flush costs nothing to find
 
 _log = structlog.get_logger()
 
@@ -88,8 +92,13 @@ class Lane:
         *,
         flush_readings: int,
         queue_readings: int,
+        slow_flush_s: float,
+        traces: Traces | None,
     ) -> None:
+        """Make a lane; a flush of `slow_flush_s` or more is explained in the log, 0: none."""
         self._stream = stream
+        self._slow_flush_s = slow_flush_s
+        self._traces = traces
         self._store = store
         self._clock_us = clock_us
         self._queue_readings = queue_readings
@@ -98,6 +107,9 @@ class Lane:
         self._stopping = False
         self._failures = stats.flush_failures.labels(stream)
         self._seconds = stats.flush_seconds.labels(stream)
+        self._stages = {stage: stats.flush_stage_seconds.labels(stream, stage) for stage in Stage}
+        self._newest_lag = stats.lag_seconds.labels(stream, "newest")
+        self._middle_lag = stats.lag_seconds.labels(stream, "middle")
         self._sizes = stats.flush_readings.labels(stream)
         self._waiting = stats.queue.labels(stream)
         self._waiting.set(0)
@@ -168,19 +180,59 @@ class Lane:
             written = await self._store.write(readings, self._clock_us(), on_half)
         except WattstreamError as error:
             self._fail(flush, error)
+            self._trace(readings, started, None)
             return
         except Exception:  # noqa: BLE001 - a bug must fail its requests, not stop the lane
             _log.exception("Flush failed", stream=self._stream, readings=len(readings))
             self._fail(flush, StoreUnavailableError("The flush failed; send the request again."))
+            self._trace(readings, started, None)
             return
         finally:
             on_half()
-        self._seconds.observe(time.perf_counter() - started)
-        self._sizes.observe(len(readings))
+        self._observe(readings, written, time.perf_counter() - started)
         offset = 0
         for piece in flush.pieces:
             piece.ticket.receive(piece.start, piece.start + piece.size, written, offset)
             offset += piece.size
+        self._trace(readings, started, written)
+
+    def _trace(self, readings: Readings, started: float, written: Written | None) -> None:
+        """Make the span of a flush; None: it failed."""
+        if self._traces is None:
+            return
+        facts: dict[str, str | int | float] = {
+            "stream": self._stream.value,
+            "readings": len(readings),
+        }
+        if written is not None:
+            facts["late"] = written.late
+            facts |= {f"{stage}_s": stage_s for stage, stage_s in written.stage_s.items()}
+        end_ns = time.time_ns()
+        start_ns = end_ns - int((time.perf_counter() - started) * 1e9)
+        self._traces.flush(facts, start_ns, end_ns, failed=written is None)
+
+    def _observe(self, readings: Readings, written: Written, seconds: float) -> None:
+        """Count a committed flush, and explain a slow one."""
+        self._seconds.observe(seconds)
+        self._sizes.observe(len(readings))
+        for stage, stage_s in written.stage_s.items():
+            self._stages[stage].observe(stage_s)
+        now_us = self._clock_us()
+        some = readings.at_us[:: len(readings) // _LAG_SAMPLE + 1]
+        middle = np.partition(some, len(some) // 2)[len(some) // 2]
+        # A device whose clock is ahead has no lag; a sum that falls would be no counter.
+        self._newest_lag.observe(max(0.0, (now_us - readings.at_us.max()) / MICRO))
+        self._middle_lag.observe(max(0.0, (now_us - middle) / MICRO))
+        if 0 < self._slow_flush_s <= seconds:
+            _log.warning(
+                "Slow flush; nothing is lost",
+                stream=self._stream.value,
+                seconds=round(seconds, 3),
+                **{f"{stage}_s": round(stage_s, 3) for stage, stage_s in written.stage_s.items()},
+                readings=len(readings),
+                late=written.late,
+                waiting=self._batcher.waiting,
+            )
 
     def _fail(self, flush: Flush[_Request | _One], error: WattstreamError) -> None:
         self._failures.inc()

@@ -1,7 +1,7 @@
 """What the floors above may ask of a store; every backend obeys the same behaviour suite."""
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -40,6 +40,14 @@ class Values(NamedTuple):
     fields: tuple[float, ...]
 
 
+class Stage(enum.StrEnum):
+    """A part of a flush's time."""
+
+    PACK = "pack"  # sorted and computed, without the database
+    WAIT = "wait"  # for the flush before it, and for attempts that failed
+    WRITE = "write"  # the transaction up to the end of its commit
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """The outcome of a committed flush of n readings.
@@ -48,11 +56,15 @@ class Written:
         verdicts: A Verdict for each row, int8[n].
         standing: The values that stand, by row, for each conflict.
         refused: Code and message, by row, for each reading that the store refused.
+        late: Rows that were looked up in history: not newer than their device's newest reading.
+        stage_s: Where the time went, seconds.
     """
 
     verdicts: NDArray[np.int8]
     standing: dict[int, Values] = field(default_factory=dict)
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)
+    late: int = 0
+    stage_s: Mapping[Stage, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

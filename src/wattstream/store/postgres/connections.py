@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 import psycopg
@@ -82,7 +83,8 @@ class Worker:
                 was acknowledged.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._attempt, work)
+        # With the context, so that what the thread logs bears the request's id.
+        return await loop.run_in_executor(self._thread, copy_context().run, self._attempt, work)
 
     async def close(self) -> None:
         """Finish the work under way, then close the connection."""

@@ -161,6 +161,7 @@ class FlushWriter:
         """Write a batch of any readings, live rows locked; those are updated in place."""
         before = copied(live)
         is_new = batch.is_new(live)
+        batch.late = len(is_new) - int(np.count_nonzero(is_new))
         batch.settle(self._held(connection, batch, ~is_new))
         if batch.is_stored.any():
             send(connection, [self._history(batch)])
@@ -290,6 +291,7 @@ class _Batch:
     Attributes:
         devices: Keys of its devices, ascending, int64[m].
         seg: Position of each row's device among them, int64[n].
+        late: How many rows are not newer than their devices' newest.
     """
 
     def __init__(self, kind: Kind, readings: Readings, key: Int64) -> None:
@@ -307,6 +309,7 @@ class _Batch:
         # The sort is stable: of one reading sent twice, the first to arrive comes first.
         self.is_first: Bool = np.concatenate([[True], ~same])
         self.is_stored = self.is_first.copy()
+        self.late = 0
         self._verdicts = np.zeros(len(order), np.int8)
         self._standing: dict[int, Values] = {}
 
@@ -362,9 +365,8 @@ class _Batch:
         """Return the verdicts in the order of arrival."""
         verdicts = np.empty_like(self._verdicts)
         verdicts[self._order] = self._verdicts
-        return Written(
-            verdicts, {int(self._order[row]): held for row, held in self._standing.items()}
-        )
+        standing = {int(self._order[row]): held for row, held in self._standing.items()}
+        return Written(verdicts, standing, late=self.late)
 
 
 @dataclass(frozen=True, slots=True)

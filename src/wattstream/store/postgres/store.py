@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from wattstream.domain.holdings import Repair
 from wattstream.domain.links import KeptLink
 from wattstream.domain.readings import Readings, Rejection, Stream
 from wattstream.domain.units import DAY_US, bucket_ceil, bucket_floor
-from wattstream.store.port import Snapshot, Verdict, Written
+from wattstream.store.port import Snapshot, Stage, Verdict, Written
 from wattstream.store.postgres import arrays, links, statements
 from wattstream.store.postgres.alerts import PostgresAlerts, PostgresAlertSnapshot
 from wattstream.store.postgres.answers import PostgresSnapshot
@@ -31,6 +32,12 @@ from wattstream.store.postgres.connections import (
     unavailable,
 )
 from wattstream.store.postgres.flush import Flush, FlushWriter
+from wattstream.store.postgres.gauges import (
+    Footprint,
+    FootprintSnapshot,
+    PoolState,
+    StageWatch,
+)
 from wattstream.store.postgres.recompute import lock, rebuild
 from wattstream.store.postgres.rejections import keep, prune_part
 from wattstream.store.postgres.rules import AT_ONCE_READINGS, change_device, recompute_waiting
@@ -114,21 +121,32 @@ class PostgresStore:
         loop = asyncio.get_running_loop()
         writer = self._writers[readings.stream]
         lane = self._lanes[readings.stream]
-        if len(readings) < _PACKED_FROM:
-            return await lane.run(
-                lambda connection: _write_isolating(
-                    writer, connection, writer.prepare(readings, received_at_us)
-                )
-            )
-        flush = await loop.run_in_executor(
-            self._packers[readings.stream], writer.prepare, readings, received_at_us
-        )
+        watch = StageWatch()
+
+        def prepare() -> Flush:
+            flush = writer.prepare(readings, received_at_us)
+            watch.lap(Stage.PACK)
+            return flush
 
         def tell() -> None:
             if on_half is not None:
                 loop.call_soon_threadsafe(on_half)
 
-        return await lane.run(lambda connection: _write_isolating(writer, connection, flush, tell))
+        def write_small(connection: Connection) -> Written:
+            watch.lap(Stage.WAIT)
+            return _write_isolating(writer, connection, prepare())
+
+        def write_packed(connection: Connection) -> Written:
+            watch.lap(Stage.WAIT)
+            return _write_isolating(writer, connection, flush, tell)
+
+        if len(readings) < _PACKED_FROM:
+            written = await lane.run(write_small)
+        else:
+            flush = await loop.run_in_executor(self._packers[readings.stream], prepare)
+            written = await lane.run(write_packed)
+        watch.lap(Stage.WRITE)
+        return replace(written, stage_s=watch.seconds)
 
     async def keep(self, rejections: Sequence[Rejection], rejected_at_us: int) -> None:
         """Keep what was refused."""
@@ -247,6 +265,15 @@ class PostgresStore:
         except _AWAY as error:
             raise await self._unavailable(error) from error
 
+    def pool_state(self) -> PoolState:
+        """Return how busy the connections that answer are."""
+        return PoolState.of(self._pool.get_stats())
+
+    async def footprint(self) -> Footprint:
+        """Return how large the database is."""
+        async with self._view(FootprintSnapshot) as view:
+            return await view.footprint()
+
     async def _unavailable(self, error: Exception) -> StoreUnavailableError:
         """Replace every dead connection at the first sign of one, so the next answer comes."""
         if not isinstance(error, PoolTimeout):
@@ -298,6 +325,7 @@ def _write_isolating(
         np.concatenate([a.verdicts, b.verdicts]),
         a.standing | {middle + row: values for row, values in b.standing.items()},
         a.refused | {middle + row: reason for row, reason in b.refused.items()},
+        a.late + b.late,
     )
 
 

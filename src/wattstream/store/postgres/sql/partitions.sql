@@ -9,7 +9,8 @@ SELECT EXISTS (
 )
 
 -- name: create
-CREATE TABLE {partition} (LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)
+-- There is one already where somebody has detached the day: it comes back with its readings.
+CREATE TABLE IF NOT EXISTS {partition} (LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)
 
 -- name: attach
 ALTER TABLE {parent} ATTACH PARTITION {partition} FOR VALUES FROM ({start}) TO ({stop})

@@ -1,0 +1,27 @@
+"""How many files, and so connections, this process may have open."""
+
+import resource
+from contextlib import suppress
+
+ENOUGH_FILES = 4096
+"""Some thousand clients, and what the engine and PostgreSQL need themselves."""
+# Some systems say "unlimited" and then refuse it.
+_MOST_FILES = 1 << 20
+
+
+def open_files_limit() -> tuple[int, int]:
+    """Return how many files may be open now, and up to what `raise_open_files` gets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    most = _MOST_FILES if hard == unlimited else min(hard, _MOST_FILES)
+    now = most if soft == unlimited else soft
+    return now, max(now, most)
+
+
+def raise_open_files() -> None:
+    """Let this process, and those that it starts, open as many files as the system allows."""
+    now, most = open_files_limit()
+    if now < most:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
