@@ -37,7 +37,7 @@ def fleet() -> tuple[Float64, Float64, Float64]:
     beats = [made.heartbeats(np.arange(PAIRS), minute) for minute in minutes]
     ac = np.cumsum([beat.ac_kwh for beat in beats], axis=0)
     dc = np.cumsum([beat.dc_kwh for beat in beats], axis=0)
-    return np.array([beat.at_us for beat in beats], np.float64), ac, dc
+    return np.array([beat.meter_at_us for beat in beats], np.float64), ac, dc
 
 
 def read(

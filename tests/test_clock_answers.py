@@ -27,7 +27,7 @@ def api(embedded: Server) -> Iterator[Api]:
         for minute in range(FIRST_MINUTE + (hours - 12) * 60, FIRST_MINUTE + hours * 60):
             beat = fleet.heartbeats(pair, minute)
             for i, behind_h in enumerate((2, 5)):
-                at_us = int(beat.at_us[i])
+                at_us = int(beat.meter_at_us[i])
                 if at_us >= NOW_US:
                     continue
                 records += [
@@ -88,7 +88,7 @@ def test_the_mode_and_the_pace_of_readings_do_not_matter(api: Api) -> None:
         beat = fleet.heartbeats(np.arange(2), minute)
         counter_ukwh += round(beat.ac_kwh[0] * MICRO)
         quarter_kwh += float(beat.dc_kwh[0])
-        at_us = int(beat.at_us[0])
+        at_us = int(beat.meter_at_us[0])
         if minute % 15 == 7:
             behind = rfc3339(at_us - HOUR_US)
             counter = {"kwhConsumedAc": counter_ukwh / MICRO, "timestamp": behind}

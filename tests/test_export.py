@@ -26,13 +26,13 @@ BASE = (datetime.now(UTC) - timedelta(hours=3)).replace(minute=0, second=0, micr
 METERS = ["M,1", 'M"2', "電-3", "M4"]
 
 
-def command(engine: Engine, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", "wattstream", "export", *map(str, arguments), "--url", engine.url]
+def command(url: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", "wattstream", "export", *map(str, arguments), "--url", url]
 
 
-def export(engine: Engine, *arguments: object, status: int = 0, **environ: str) -> str:
+def export(url: str, *arguments: object, status: int = 0, **environ: str) -> str:
     done = subprocess.run(
-        command(engine, *arguments),
+        command(url, *arguments),
         check=False,
         capture_output=True,
         text=True,
@@ -66,7 +66,7 @@ def span() -> tuple[str, ...]:
 
 def test_csv_and_parquet_hold_every_reading_of_all_devices(engine: Engine, tmp_path: Path) -> None:
     sent = fill(engine)
-    told = export(engine, "meter", tmp_path / "a.csv", *span())
+    told = export(engine.url, "meter", tmp_path / "a.csv", *span())
     assert f"{len(sent)} rows, devices: 4" in told
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -83,7 +83,7 @@ def test_csv_and_parquet_hold_every_reading_of_all_devices(engine: Engine, tmp_p
         for row in rows
     } == expected
 
-    export(engine, "meter", tmp_path / "a.parquet", *span())
+    export(engine.url, "meter", tmp_path / "a.parquet", *span())
     table = parquet.read_table(tmp_path / "a.parquet")
     assert len(table) == len(sent)
     assert str(table.schema.field("timestamp").type) == "timestamp[us, tz=UTC]"
@@ -122,7 +122,7 @@ def test_csv_and_parquet_hold_every_reading_of_all_devices(engine: Engine, tmp_p
 def test_chosen_devices_come_in_their_order_and_by_the_hour(engine: Engine, tmp_path: Path) -> None:
     fill(engine)
     chosen = ("--id", "電-3", "--id", "M,1", "--id", "電-3", "--resolution", "1h")
-    export(engine, "meter", tmp_path / "h.parquet", *chosen, *span())
+    export(engine.url, "meter", tmp_path / "h.parquet", *chosen, *span())
     table = parquet.read_table(tmp_path / "h.parquet")
     assert table["id"].to_pylist() == ["電-3", "電-3", "M,1", "M,1"]
     assert table["readings"].to_pylist() == [60, 30, 60, 30]
@@ -134,9 +134,9 @@ def test_a_range_without_readings_is_an_empty_file_that_opens(
 ) -> None:
     fill(engine)
     never = ("--start", "2020-01-01T00:00:00Z", "--end", "2020-01-02T00:00:00Z")
-    export(engine, "meter", tmp_path / "none.parquet", *never)
+    export(engine.url, "meter", tmp_path / "none.parquet", *never)
     assert parquet.read_table(tmp_path / "none.parquet").num_rows == 0
-    export(engine, "meter", tmp_path / "none.csv", *never)
+    export(engine.url, "meter", tmp_path / "none.csv", *never)
     header = "id,timestamp,kwhConsumedAc,voltage,energyKwh,suspectKwh"
     assert (tmp_path / "none.csv").read_text().splitlines() == [header]
 
@@ -185,7 +185,7 @@ class _BreaksOff(BaseHTTPRequestHandler):
 def test_an_answer_that_breaks_off_is_no_file(tmp_path: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), _BreaksOff) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        there = Engine(f"http://127.0.0.1:{server.server_port}", "")
+        there = f"http://127.0.0.1:{server.server_port}"
         told = export(there, "meter", tmp_path / "x.csv", "--id", "M", status=1)
         server.shutdown()
     assert "broke off in the middle" in " ".join(told.split())
@@ -196,9 +196,9 @@ def test_overwrite_replaces_a_file_only_by_a_whole_one(engine: Engine, tmp_path:
     fill(engine, minutes=1)
     file = tmp_path / "x.csv"
     file.write_text("old")
-    export(engine, "meter", file, "--overwrite", "--id", "ghost", status=1)
+    export(engine.url, "meter", file, "--overwrite", "--id", "ghost", status=1)
     assert file.read_text() == "old"
-    export(engine, "meter", file, "--overwrite", *span())
+    export(engine.url, "meter", file, "--overwrite", *span())
     assert len(file.read_text().splitlines()) == 1 + len(METERS)
 
 
@@ -206,7 +206,7 @@ def test_parquet_without_its_library_names_the_command(engine: Engine, tmp_path:
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     (blocked / "pyarrow.py").write_text("raise ImportError('not installed')")
-    told = export(engine, "meter", tmp_path / "x.parquet", status=1, PYTHONPATH=str(blocked))
+    told = export(engine.url, "meter", tmp_path / "x.parquet", status=1, PYTHONPATH=str(blocked))
     assert "pip install 'wattstream[parquet]'" in told
     assert [path.name for path in tmp_path.iterdir()] == ["blocked"]
 
@@ -225,7 +225,7 @@ def test_an_export_that_is_stopped_leaves_no_file_under_its_name(
     ):
         file = tmp_path / f"x.{form}"
         with subprocess.Popen(
-            command(engine, "meter", file, *span()), stderr=subprocess.PIPE
+            command(engine.url, "meter", file, *span()), stderr=subprocess.PIPE
         ) as process:
             while not list(tmp_path.iterdir()):
                 assert process.poll() is None

@@ -84,7 +84,7 @@ def assert_error(
         ({**METER, "timestamp": "2026-02-30T00:00:00Z"}, "timestamp_invalid", "timestamp", "exist"),
         ({**METER, "timestamp": "2026-02-09T10:00:00"}, "timestamp_without_offset", "timestamp",
          "no offset; add Z"),
-        ({**METER, "timestamp": at(-900)}, "timestamp_in_future", "timestamp", "later than"),
+        ({**METER, "timestamp": at(-86_400)}, "timestamp_in_future", "timestamp", "later than"),
         ({**METER, "timestamp": at(401 * 86400)}, "timestamp_too_old", "timestamp", "earlier than"),
         ([METER], "not_an_object", None, "/v1/ingest/batch"),
         ("x", "not_an_object", None, "object"),

@@ -77,7 +77,7 @@ def test_ctrl_c_ends_it_and_gives_the_terminal_back(engine: Engine) -> None:
     try:
         while True:
             seen += os.read(ours, 65536)
-            if seen.count(b"Efficiency") == 2 and not is_told:
+            if seen.count(b"Efficiency") >= 2 and not is_told:
                 is_told = True
                 process.send_signal(signal.SIGINT)
     except OSError:  # the other end is closed
