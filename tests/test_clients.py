@@ -248,7 +248,7 @@ def assert_performance_is_exact(engine: Engine, names: list[str], hours: float) 
 
 
 @pytest.mark.parametrize(
-    ("pairs", "hours"), [(40, 5), pytest.param(1000, 8, marks=pytest.mark.slow)]
+    ("pairs", "hours"), [(40, 5), pytest.param(1000, 24, marks=pytest.mark.slow)]
 )
 def test_a_simulated_fleet_is_answered_exactly_whatever_is_late_or_repeated(
     engine: Engine, pairs: int, hours: int

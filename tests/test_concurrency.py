@@ -19,7 +19,7 @@ from wattstream.store.port import Verdict
 from wattstream.store.postgres import PostgresStore
 
 
-@pytest.mark.parametrize("seconds", [4, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=pytest.mark.slow)])
 def test_two_engines_with_opposite_orders_see_no_error_and_count_once(
     make_database: Callable[[], str], seconds: int
 ) -> None:

@@ -226,7 +226,7 @@ def test_ctrl_c_ends_engine_and_database_without_a_trace_of_it(folder: Path) -> 
     assert servers_of(folder) == []
 
 
-@pytest.mark.parametrize("seconds", [5, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.slow)])
 def test_two_clients_with_opposite_orders_of_devices_see_no_error(
     folder: Path, seconds: int
 ) -> None:

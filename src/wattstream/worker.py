@@ -17,9 +17,10 @@ import structlog
 import uvloop
 from pydantic import BaseModel
 
-from wattstream.app import HttpServer, Stop, running
+from wattstream.app import running
 from wattstream.domain.errors import WattstreamError
 from wattstream.log import configure_logging
+from wattstream.server import HttpServer, Stop
 from wattstream.settings import Settings
 from wattstream.stats import Shared
 
@@ -73,7 +74,7 @@ class _Worker:
         order = self._order
         shared = Shared(order.metrics, order.number)
         async with running(order.settings, order.conninfo, shared) as application:
-            server = HttpServer(order.settings, application)
+            server = HttpServer(application, grace_s=order.settings.shutdown_grace)
             adopting = asyncio.create_task(self._adopt(server))
             await server.answer([], self._stop, self._begin)
             adopting.cancel()

@@ -24,8 +24,9 @@ from tempfile import TemporaryDirectory
 
 import structlog
 
-from wattstream.app import BACKLOG, Stop, bound_socket, migrated_database, url_of, wait_for
+from wattstream.app import migrated_database
 from wattstream.domain.errors import OperatorError
+from wattstream.server import BACKLOG, Stop, bound_socket, url_of, wait_for
 from wattstream.settings import Settings
 from wattstream.stats import Shared
 from wattstream.worker import CONNECTION, LEAVING, READY, Order
