@@ -18,6 +18,7 @@ from wattstream.domain.units import DAY_US, Bool, Float64, Int64, Rows
 from wattstream.store.port import Values, Verdict, Written
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.keys import DeviceKeys
+from wattstream.store.postgres.late import write_late
 from wattstream.store.postgres.live import LiveCache
 from wattstream.store.postgres.partitions import Partitions
 from wattstream.store.postgres.recompute import (
@@ -25,7 +26,6 @@ from wattstream.store.postgres.recompute import (
     lock,
     locked_updates,
     names_of,
-    write_late,
 )
 from wattstream.store.postgres.steps import (
     ChangedRowError,
