@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wattstream.domain.links import covered
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import Bool, Int64
 from wattstream.query.ranges import range_sums, values_of
@@ -71,10 +72,8 @@ async def linked_energy(
     link_start = np.maximum(feeds.start_us[inside], start_us)
     link_end = np.minimum(feeds.end_us[inside], end_us)
     is_cut = (link_start > start_us) | (link_end < end_us)
-    ac, ac_readings = (
-        values_of(ac_of, meter, ac_of.energy_ukwh),
-        values_of(ac_of, meter, ac_of.readings),
-    )
+    ac = values_of(ac_of, meter, ac_of.energy_ukwh)
+    ac_readings = values_of(ac_of, meter, ac_of.readings)
     ac[is_cut], ac_readings[is_cut] = await range_sums(
         snapshot, Stream.METER, meter[is_cut], link_start[is_cut], link_end[is_cut]
     )
@@ -82,19 +81,13 @@ async def linked_energy(
     vehicle, of = np.unique(feeds.vehicle[inside], return_inverse=True)
     ac_sum = np.zeros(len(vehicle), np.int64)
     np.add.at(ac_sum, of, ac)
-    dc, dc_readings = (
-        values_of(dc_of, vehicle, dc_of.energy_ukwh),
-        values_of(dc_of, vehicle, dc_of.readings),
-    )
+    dc = values_of(dc_of, vehicle, dc_of.energy_ukwh)
+    dc_readings = values_of(dc_of, vehicle, dc_of.readings)
     if only_linked:
         has_whole = np.zeros(len(vehicle), np.bool_)
         has_whole[of[~is_cut]] = True
-        pieces = [
-            (row, start, end)
-            for row in np.flatnonzero(~has_whole).tolist()
-            for start, end in _union(link_start[of == row], link_end[of == row])
-        ]
-        part, start, end = np.array(pieces, np.int64).reshape(-1, 3).T
+        is_part = ~has_whole[of]
+        part, start, end = covered(of[is_part], link_start[is_part], link_end[is_part])
         sums = await range_sums(snapshot, Stream.VEHICLE, vehicle[part], start, end)
         for column, added in zip((dc, dc_readings), sums, strict=True):
             column[~has_whole] = 0
@@ -111,14 +104,3 @@ async def linked_energy(
         ac_readings,
         feeds.is_twin[inside],
     )
-
-
-def _union(start_us: Int64, end_us: Int64) -> list[tuple[int, int]]:
-    """Return ranges merged where they touch or overlap, in order."""
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(zip(start_us.tolist(), end_us.tolist(), strict=True)):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
