@@ -19,7 +19,7 @@ def test_every_answer_is_measured_at_each_size(conninfo: str) -> None:
     sizes = (2 * PAIRS * 60, 2 * PAIRS * 1500)
     measure_answers(conninfo, run_engine, sizes, 0.1, rows.append, pairs=PAIRS)
     measured = {row.case: row for row in rows}
-    for name in ("performance", "status", "stats", "alerts", "fleet"):
+    for name in ("performance", "status", "stats", "alerts", "fleet", "a day of history"):
         for label in ("idle", "with load"):
             small = measured.pop(f"{name}, 0.0048 million rows, {label}")
             large = measured.pop(f"{name}, 0.12 million rows, {label}")

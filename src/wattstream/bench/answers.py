@@ -38,13 +38,11 @@ class _Question:
         name: As rows call it.
         path: With `{id}`, and `{start}` and `{end}`, 24 h up to now.
         least: Requests that its p99 needs.
-        is_optional: Whether an engine may not know it yet.
     """
 
     name: str
     path: str
     least: int
-    is_optional: bool = False
 
 
 _QUESTIONS = (
@@ -52,13 +50,8 @@ _QUESTIONS = (
     _Question("status", "/v1/ingest/status/vehicle/{id}", 500),
     _Question("stats", "/v1/analytics/stats", 200),
     _Question("alerts", "/v1/analytics/alerts", 100),
-    _Question("fleet", "/v1/analytics/fleet", 100, is_optional=True),
-    _Question(
-        "a day of history",
-        "/v1/history/vehicle/{id}?start={start}&end={end}",
-        200,
-        is_optional=True,
-    ),
+    _Question("fleet", "/v1/analytics/fleet", 100),
+    _Question("a day of history", "/v1/history/vehicle/{id}?start={start}&end={end}", 100),
 )
 
 
@@ -112,12 +105,11 @@ def measure_answers(
         grow(database, pairs, rows)
         with start_engine(database) as engine:
             port = engine.port
-            known = [question for question in _QUESTIONS if _is_known(port, question)]
             _check_answer(port, pairs, rows)
-            for question in known:
+            for question in _QUESTIONS:
                 note(question.name, "idle", rows, _ask(port, pairs, question, seconds), "")
             with beats(port, pairs) as beaten:
-                for question in known:
+                for question in _QUESTIONS:
                     note(question.name, "with load", rows, _ask(port, pairs, question, seconds), "")
             pace = f"{60 * beaten[0].rate:,.0f} a minute came through, timed from when due"
             if beaten[0].again:
@@ -150,17 +142,6 @@ def _get(link: HTTPConnection, path: str) -> tuple[int, bytes]:
     link.request("GET", path)
     reply = link.getresponse()
     return reply.status, reply.read()
-
-
-def _is_known(port: int, question: _Question) -> bool:
-    """Return whether the engine has that endpoint; it answers 404 where not."""
-    link = HTTPConnection("127.0.0.1", port)
-    status, body = _get(link, _path(question, 1, random.Random(0)))  # noqa: S311 - a benchmark repeats
-    link.close()
-    if status == 404 and question.is_optional:
-        return False
-    expect(question.path, status, body)
-    return True
 
 
 def _check_answer(port: int, pairs: int, rows: int) -> None:
