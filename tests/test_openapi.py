@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -205,3 +206,14 @@ def test_a_method_that_is_not_documented_is_refused(
         answer = httpx.request(method, engine.url + path)
         assert answer.status_code == 405
         assert answer.headers["Allow"]
+
+
+def test_what_is_no_http_is_refused_in_the_form_of_every_error(engine: Engine) -> None:
+    address = httpx.URL(engine.url)
+    with socket.create_connection((address.host, address.port), timeout=10) as link:
+        link.sendall(b"GET /v1/health\x01 HTTP/1.1\r\nBad\x00Header: x\r\n\r\n")
+        answer = b"".join(iter(lambda: link.recv(65536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"Content-Type: application/json" in head
+    assert json.loads(body)["error"]["code"] == "malformed_request"

@@ -12,8 +12,10 @@ from functools import partial
 from typing import Any, Protocol
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from wattstream.domain.errors import OperatorError
+from wattstream.replies import error_body
 
 BACKLOG = 2048
 # A lane that has its answer from PostgreSQL waits this long, at most, for a thread that decodes.
@@ -66,6 +68,20 @@ async def wait_for(event: asyncio.Event, *tasks: asyncio.Task[Any]) -> None:
     setting.cancel()
 
 
+class _Protocol(HttpToolsProtocol):
+    """Answers what is no HTTP in the form that every error has."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request whose line or headers cannot be read, and close the connection."""
+        body = error_body("malformed_request", "the request's line or headers are not HTTP", None)
+        head = (
+            "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
 class HttpServer(uvicorn.Server):
     """uvicorn without its signal handling, which ends the process by the signal itself."""
 
@@ -75,7 +91,7 @@ class HttpServer(uvicorn.Server):
             uvicorn.Config(
                 application,
                 loop="none",
-                http="httptools",
+                http=_Protocol,
                 ws="none",
                 lifespan="off",
                 access_log=False,
