@@ -1,22 +1,26 @@
 """Live states as server-sent events: told once they change, resumed, ended by a stop."""
 
+import asyncio
 import json
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from conftest import Engine
 from wattstream.query.changes import changed
+from wattstream.server import HttpServer, bound_socket
 from wattstream.store.view_port import Versions
+from wattstream.web.stream import EventStream
 
 Event = dict[str, Any]
 
@@ -135,6 +139,55 @@ def test_streams_are_bounded_and_come_free_again(engine: Engine) -> None:
                 break
         time.sleep(0.1)
     assert answer.status_code == 200
+
+
+class OneStream:
+    """An application whose only answer is a stream without end, big enough to fill any socket."""
+
+    def __init__(self, slow_after_s: float) -> None:
+        self.closed = threading.Event()
+        self._slow_after_s = slow_after_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def parts() -> AsyncGenerator[bytes]:
+            while True:
+                yield b": nothing new\n\n" * 10_000
+                await asyncio.sleep(0)
+
+        opened = AsyncExitStack()
+        opened.callback(self.closed.set)
+        await EventStream(parts(), opened, slow_after_s=self._slow_after_s)(scope, receive, send)
+
+    def end_streams(self) -> None:
+        """Leave it to its client."""
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_client_that_does_not_read_loses_its_stream(reads: bool) -> None:
+    application = OneStream(slow_after_s=0.5)
+    listener = bound_socket("127.0.0.1", 0)
+    listener.listen()  # before the server is up
+    server = HttpServer(application, grace_s=0)
+    serving = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    serving.start()
+    with socket.create_connection(listener.getsockname()) as client:
+        client.settimeout(10)
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in client.recv(4096)
+        if reads:
+            until = time.monotonic() + 1.5
+            while time.monotonic() < until:
+                assert client.recv(1 << 20)
+            assert not application.closed.is_set()
+        else:
+            assert application.closed.wait(10)
+            while part := client.recv(1 << 20):
+                tail = part[-5:]
+            assert tail != b"0\r\n\r\n"  # it does not look whole
+    assert application.closed.wait(10)
+    server.should_exit = True
+    serving.join(10)
+    assert not serving.is_alive()
 
 
 def test_a_stop_ends_streams_at_once(engine: Engine) -> None:

@@ -28,7 +28,8 @@ _RETRY_MS = 2000
 _COMMENT_EVERY_S = 15.0
 _SUMMARY_EVERY_S = 2.0
 _EVENTS_AT_ONCE = 200
-_SLOW_AFTER_S = 30.0
+SLOW_AFTER_S = 30.0
+"""A client that takes nothing for so long loses its stream."""
 
 _Ids = Annotated[
     list[str] | None,
@@ -60,22 +61,35 @@ class Summary(models.Model):
     lag_p95_seconds: float | None
 
 
-class _EventStream(StreamingResponse):
-    """A stream that is given up where its client does not read."""
+class EventStream(StreamingResponse):
+    """A stream that is given up where its client does not read.
 
-    def __init__(self, body: AsyncGenerator[bytes], opened: AsyncExitStack) -> None:
+    Args:
+        body: Events; each part is sent as it comes.
+        opened: What is closed at the end of the stream.
+        slow_after_s: Seconds in which a client must take some of what waits for it.
+    """
+
+    def __init__(
+        self,
+        body: AsyncGenerator[bytes],
+        opened: AsyncExitStack,
+        *,
+        slow_after_s: float = SLOW_AFTER_S,
+    ) -> None:
         super().__init__(
             body,
             media_type=EVENTS,
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
         self._opened = opened
+        self._slow_after_s = slow_after_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the client leaves, is too slow, or the engine stops."""
 
         async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(_SLOW_AFTER_S):
+            async with asyncio.timeout(self._slow_after_s):
                 await send(message)
 
         try:
@@ -114,7 +128,7 @@ def add_stream(app: FastAPI, views: Views) -> None:
         opened = AsyncExitStack()
         listener = await opened.enter_async_context(views.changes.listen(wanted))
         body = _events(views, listener, with_summary="summary" in kinds)
-        return _EventStream(body, opened)
+        return EventStream(body, opened)
 
 
 def _since(last_event_id: str | None) -> int | None:
