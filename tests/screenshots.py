@@ -45,7 +45,9 @@ def engine() -> Iterator[str]:
             hours = ["--backfill-hours", str(_HOURS), "--backfill-only"]
             subprocess.run([*simulate, *hours], check=True, stderr=subprocess.DEVNULL)
             trouble(url)
-            with subprocess.Popen(simulate, stderr=subprocess.DEVNULL) as simulating:
+            with subprocess.Popen(
+                simulate, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ) as simulating:
                 try:
                     time.sleep(65)  # each pair reports once a minute
                     yield url
@@ -83,6 +85,8 @@ def take(url: str, folder: Path) -> None:
         views = {
             "fleet": "/",
             "devices": "/devices",
+            "meters": "/devices?type=meter",
+            "silent": "/devices?shown=silent",
             "device": f"/device?type=vehicle&id={vehicle}",
             "meter": f"/device?type=meter&id={vehicle}",
             "alerts": "/alerts?state=all",
@@ -93,6 +97,7 @@ def take(url: str, folder: Path) -> None:
                 context = browser.new_context(
                     viewport={"width": width, "height": height},
                     color_scheme=theme,
+                    reduced_motion="reduce",  # no number is caught in the middle of a flash
                     locale="en-GB",
                     timezone_id="Europe/Paris",
                     device_scale_factor=1,

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 from browser import opened_browser
 from conftest import Server
 from wattstream.settings import PREFIX
+from wattstream.web.pages.meters import Work, verdict_of
 
 ROGUE = "<img/src=x/onerror=alert(1)>"
 QUARTER = timedelta(minutes=15)
@@ -201,6 +202,57 @@ def test_the_fleet_is_live_and_its_charts_are_right(
     assert page.locator("#losing-title ~ .scroll tbody tr").count() == 10
 
 
+def test_a_chart_that_is_zoomed_offers_the_whole_day(open_page: Callable[..., Watched]) -> None:
+    page = open_page().go("/")
+    points(page, "energy")
+    whole = page.locator("[data-reset=energy]")
+    expect(whole).to_be_hidden()
+    box = page.locator("#energy .nsewdrag").first.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.5 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.5 * box["height"], steps=5)
+    page.mouse.up()
+    whole.click()
+    expect(whole).to_be_hidden()
+
+
+def test_an_operators_questions_are_answered_within_three_clicks(
+    open_page: Callable[..., Watched],
+) -> None:
+    page = open_page().go("/")
+    losing = page.locator("#losing-title ~ .scroll tbody tr").first
+    expect(losing).to_contain_text("kWh")
+    losing.get_by_role("link").click()
+    expect(page.get_by_label("Now", exact=True)).to_contain_text("check the charger")
+    page.get_by_role("link", name="Fleet").click()
+    page.get_by_label("Fleet now").get_by_role("link", name=re.compile("vehicle")).click()
+    gone = page.get_by_role("row").filter(has_text="GONE")
+    for _ in range(50):  # it is silent 5 s after it was heard
+        if gone.count():
+            break
+        page.wait_for_timeout(200)
+        page.reload()
+    expect(gone).to_contain_text("silent")
+    page.get_by_role("link", name="Fleet").click()
+    page.get_by_role("link", name="Is ingest healthy?").click()
+    expect(page.locator(".verdict")).to_contain_text("late")  # readings of hours ago were sent
+    page.locator("summary").filter(has_text="voltage_out_of_range").click()
+    expect(page.get_by_text("voltage must be in [0, 2000] V, got -3")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("failures", "lag_p95_s", "word"),
+    [(0, 0.2, "healthy"), (0, 301, "late"), (3, 0.2, "recovered"), (3, None, "failing"),
+     (0, None, "quiet")],
+)  # fmt: skip
+def test_a_verdict_tells_how_ingest_is(failures: int, lag_p95_s: float | None, word: str) -> None:
+    work = Work(queue=0, received=9, rejected=0, failures=failures, ack_p95_s=0.1)
+    verdict = verdict_of(work, lag_p95_s)
+    assert verdict.word == word
+    assert ("3 flushes" in verdict.text) == (failures > 0)
+
+
 def test_devices_are_searched_sorted_paged_and_live(
     open_page: Callable[..., Watched], served: Served
 ) -> None:
@@ -248,6 +300,8 @@ def test_a_device_has_a_page(open_page: Callable[..., Watched], served: Served) 
     expect(page.locator("[data-cell=soc]")).to_have_text("55.5 %")
     page.get_by_role("link", name="EV-5").click()  # its meter, by the same id
     expect(page.get_by_label("Now", exact=True)).to_contain_text("230.5 V")
+    page.get_by_role("link", name="EV-5").click()  # and back to its vehicle
+    expect(page.get_by_label("Now", exact=True)).to_contain_text("55.5 %")
 
 
 def test_alerts_are_acknowledged_by_nobody_elses_page(

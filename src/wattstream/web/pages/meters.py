@@ -1,9 +1,11 @@
-"""What the engine counts of itself, as a page shows it: read from the text that Prometheus gets."""
+"""What the engine counts of itself, as a page shows it, and what it comes to."""
 
 import math
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
+
+_LATE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,45 @@ class Work:
     ack_p95_s: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether ingest is healthy.
+
+    Attributes:
+        mood: good, warn, bad or none, as the style sheet knows them.
+        word: What it is called.
+        text: What that means.
+    """
+
+    mood: str
+    word: str
+    text: str
+
+
+def verdict_of(work: Work, lag_p95_s: float | None) -> Verdict:
+    """Return whether ingest is healthy.
+
+    Args:
+        work: What the engine counts.
+        lag_p95_s: From measured to received, of 95 in 100 readings of the last minutes; None
+            where none came.
+    """
+    failed = f"{work.failures:,} flushes were not committed since the engine started"
+    if lag_p95_s is None and work.failures:
+        return Verdict("bad", "failing", f"No reading is committed; {failed}. Its log says why.")
+    if lag_p95_s is None:
+        return Verdict("none", "quiet", "No reading came in the last five minutes.")
+    if work.failures:
+        text = f"Readings come in and are committed, but {failed}. Its log says why."
+        return Verdict("warn", "recovered", text)
+    if lag_p95_s > _LATE_S:
+        text = "Readings come more than five minutes after they were measured."
+        return Verdict("warn", "late", text)
+    return Verdict("good", "healthy", "Readings come in and are committed.")
+
+
 def work_of(text: str) -> Work:
-    """Return the ingest from its metrics."""
+    """Return the ingest from the text that Prometheus gets."""
     sums: dict[str, float] = {}
     acks: list[tuple[float, float]] = []
     for family in text_string_to_metric_families(text):

@@ -1,7 +1,8 @@
 """The pages: fleet, devices, a device, alerts, ingest."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlencode
@@ -14,16 +15,17 @@ import wattstream
 from wattstream.domain.alerts import AlertFilter, AlertKind, AlertState
 from wattstream.domain.errors import NotFoundError, WattstreamError
 from wattstream.domain.holdings import WantedRejections
-from wattstream.domain.links import FOREVER_US
+from wattstream.domain.links import FOREVER_US, AcSource
 from wattstream.domain.readings import KINDS, Stream, is_valid_id
 from wattstream.domain.units import DAY_US, MICRO, NEVER_US, kwh, rfc3339
 from wattstream.query.alerts import AlertQueries
+from wattstream.query.performance import Performance
 from wattstream.query.queries import Queries
 from wattstream.query.views import Views
 from wattstream.replies import error_reply
 from wattstream.stats import Stats
 from wattstream.web.pages import words
-from wattstream.web.pages.meters import work_of
+from wattstream.web.pages.meters import Work, verdict_of, work_of
 from wattstream.web.pages.origin import RefuseOtherSites
 from wattstream.web.pages.static import add_static, static_path, style_marks
 from wattstream.web.stream import summary_of
@@ -153,12 +155,13 @@ def add_pages(app: FastAPI, pages: Pages) -> Callable[[Request], Awaitable[Respo
         return JSONResponse(columns, headers={"Cache-Control": "no-store"})
 
     @app.get("/pages/ingest.json", include_in_schema=False)
-    def work() -> Response:  # in a thread: several workers' counters are files
-        found = work_of(pages.stats.text().decode())
+    async def work() -> Response:
+        overview = await views.overviews.now()
+        found = await _work(pages)
         shown = {
             "queue": found.queue,
-            "failures": found.failures,
             "ack": words.seconds(found.ack_p95_s),
+            "verdict": asdict(verdict_of(found, summary_of(overview).lag_p95_seconds)),
         }
         return JSONResponse(shown, headers={"Cache-Control": "no-store"})
 
@@ -227,9 +230,8 @@ async def _device(pages: Pages, stream: Stream, external_id: str) -> Facts:
     silent_s = None if own is None else own * device.rules.heartbeat_s
     side = {"meter" if stream is Stream.METER else "vehicle": external_id}
     both = {"meter": None, "vehicle": None, **side}
-    day = None
-    if stream is Stream.VEHICLE:
-        day = await queries.performance(external_id, now_us - DAY_US, now_us)
+    links = await queries.links(0, 1000, meter=both["meter"], vehicle=both["vehicle"])
+    day = await _day(queries, stream, external_id, now_us)
     return {
         "device": device,
         "pending": pending,
@@ -243,11 +245,23 @@ async def _device(pages: Pages, stream: Stream, external_id: str) -> Facts:
         and now_us - state.latest.received_at_us >= silent_s * MICRO,
         "day": day,
         "falls": await queries.falls(stream, external_id, NEVER_US, 1000),
-        "links": await queries.links(0, 1000, meter=both["meter"], vehicle=both["vehicle"]),
+        "links": links,
         "alerts": await pages.alerts.alerts(
             AlertFilter(None, None, stream, external_id), _LAST_ID, 20
         ),
     }
+
+
+async def _day(
+    queries: Queries, stream: Stream, external_id: str, now_us: int
+) -> Performance | None:
+    """Return the last 24 h of a vehicle, or of that which a meter feeds by the same id."""
+    try:
+        day = await queries.performance(external_id, now_us - DAY_US, now_us)
+    except NotFoundError:
+        return None
+    is_fed = stream is Stream.VEHICLE or day.ac_source is AcSource.SAME_ID
+    return day if is_fed else None
 
 
 async def _alerts(alerts: AlertQueries, state: _State, kind: str, after: int) -> Facts:
@@ -263,6 +277,11 @@ async def _alerts(alerts: AlertQueries, state: _State, kind: str, after: int) ->
         "after": found[-1].alert_id if len(found) == _ROWS else None,
         "is_first": after == _LAST_ID,
     }
+
+
+async def _work(pages: Pages) -> Work:
+    # In a thread: several workers' counters are files.
+    return work_of((await asyncio.to_thread(pages.stats.text)).decode())
 
 
 async def _ingest(pages: Pages) -> Facts:
@@ -287,9 +306,10 @@ async def _ingest(pages: Pages) -> Facts:
             }
             for kept in await pages.queries.rejections(wanted, None, _EXAMPLES)
         ]
+    work, now = await _work(pages), summary_of(overview)
     return {
-        "now": summary_of(overview),
-        "reported": {stream.value: each for stream, each in overview.reported.items()},
-        "work": work_of(pages.stats.text().decode()),
+        "now": now,
+        "work": work,
+        "verdict": verdict_of(work, now.lag_p95_seconds),
         "codes": codes,
     }

@@ -6,7 +6,7 @@ const TICKS = [
   { dtickrange: [86400000, null], value: "%e %b\n%Y" },
 ];
 
-function layout(axes) {
+function layout(axes, { span, right } = {}) {
   const isPhone = innerWidth < 640;
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(`--${name}`).trim();
@@ -14,11 +14,11 @@ function layout(axes) {
   const found = {
     autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: colour("text"), family: "inherit", size: 13 },
-    margin: { l: 64, r: isPhone ? 16 : 56, t: 34, b: 44 },
+    margin: { l: 64, r: right ?? (isPhone ? 16 : 56), t: 34, b: 44 },
     hovermode: "x unified", dragmode: "zoom",
     hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("text") } },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" }, showlegend: true,
-    xaxis: { ...axis, type: "date", nticks: isPhone ? 4 : 9, tickangle: 0, tickformatstops: TICKS, hoverformat: "%e %b %Y, %H:%M" },
+    xaxis: { ...axis, type: "date", nticks: isPhone ? 4 : 9, tickangle: 0, tickformatstops: TICKS, hoverformat: "%e %b %Y, %H:%M", ...(span ? { range: span } : {}) },
   };
   axes.forEach(({ title, ...of }, place) => {
     found[place ? "yaxis2" : "yaxis"] = {
@@ -29,20 +29,33 @@ function layout(axes) {
   return found;
 }
 
-/** Draw a chart; traces name their colour by a variable of the style sheet. */
-export function draw(id, traces, axes) {
-  drawn.set(id, [traces, axes]);
+/**
+ * Draw a chart; traces name their colour by a variable of the style sheet. `shared` is what charts
+ * that stand one above the other have in common: `span`, their first and last time, and the margin
+ * at their `right`, px.
+ */
+export function draw(id, traces, axes, shared) {
+  drawn.set(id, [traces, axes, shared]);
   const element = document.getElementById(id);
   const style = getComputedStyle(document.documentElement);
   const coloured = traces.map(({ colour, ...trace }) => {
     const value = style.getPropertyValue(`--${colour}`).trim();
     return { type: "scatter", mode: "lines", line: { color: value, width: 2 }, marker: { color: value }, ...trace };
   });
-  if (!element.data) element.replaceChildren();
+  const isNew = !element.data;
+  if (isNew) element.replaceChildren();
   // The range that was zoomed to stays while new points come.
-  const found = layout(axes);
+  const found = layout(axes, shared);
   found.uirevision = element.dataset.revision ?? id;
-  return Plotly.react(element, coloured, found, { displayModeBar: false, responsive: true });
+  const done = Plotly.react(element, coloured, found, { displayModeBar: false, responsive: true });
+  if (isNew) element.on("plotly_relayout", () => showReset(id));
+  return done;
+}
+
+/** Offer the whole of a chart while a part is shown. */
+function showReset(id) {
+  const button = document.querySelector(`[data-reset="${id}"]`);
+  if (button) button.hidden = document.getElementById(id).layout.xaxis.autorange !== false;
 }
 
 /** Say something in a chart's place. */
@@ -57,7 +70,7 @@ export function say(id, text) {
 }
 
 document.addEventListener("theme", () => {
-  for (const [id, [traces, axes]] of drawn) draw(id, traces, axes);
+  for (const [id, [traces, axes, shared]] of drawn) draw(id, traces, axes, shared);
 });
 for (const button of document.querySelectorAll("[data-reset]")) {
   button.addEventListener("click", () => {

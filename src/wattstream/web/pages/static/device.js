@@ -33,6 +33,8 @@ async function showHistory() {
     return;
   }
   const isRaw = resolution === "raw";
+  const isPhone = innerWidth < 640;
+  const shared = { span: [local(start), local(new Date())], right: type === "meter" ? undefined : isPhone ? 52 : 64 };
   const x = rows.map((row) => local(row.timestamp ?? row.start));
   const kwh = rows.map((row) => row.energyKwh);
   const [unit, size] = energyUnit(kwh);
@@ -43,19 +45,19 @@ async function showHistory() {
     x, y: kwh.map((value) => value / size), name: type === "meter" ? "AC" : "DC",
     colour: type === "meter" ? "ac" : "dc", hovertemplate: `%{y:,.3f} ${unit}`,
     ...(isRaw ? {} : { type: "bar" }),
-  }], [{ title: unit, rangemode: "tozero" }]);
+  }], [{ title: unit, rangemode: "tozero" }], shared);
   const field = (raw, mean, name, of, colour, digits) => ({
     x, y: rows.map((row) => row[isRaw ? raw : mean]), name, colour,
     hovertemplate: `%{y:.${digits}f} ${of}`,
     ...(rows.length === 1 ? { mode: "markers" } : {}),
   });
   if (type === "meter") {
-    draw("history-fields", [field("voltage", "avgVoltage", "Voltage", "V", "third", 1)], [{ title: "V" }]);
+    draw("history-fields", [field("voltage", "avgVoltage", "Voltage", "V", "third", 1)], [{ title: "V" }], shared);
   } else {
     draw("history-fields", [
-      field("soc", "avgSoc", "State of charge", "%", "ac", 1),
+      field("soc", "avgSoc", "Charge", "%", "ac", 1),
       { ...field("batteryTemp", "avgBatteryTemp", "Battery", "°C", "third", 1), yaxis: "y2" },
-    ], [{ title: "%", range: [0, 103] }, { title: "°C" }]);
+    ], [{ title: "%", range: [0, 103] }, { title: "°C" }], shared);
   }
 }
 const often = () => showHistory().catch(() => {});

@@ -9,5 +9,11 @@ async function showWork() {
   const work = await answer.json();
   put(document.querySelector('[data-work="queue"]'), count(work.queue));
   put(document.querySelector('[data-work="ack"]'), work.ack);
+  const [mood, text] = document.querySelectorAll(".verdict span");
+  if (mood.textContent !== work.verdict.word || text.textContent !== work.verdict.text) {
+    mood.className = `state ${work.verdict.mood}`;
+    mood.textContent = work.verdict.word;
+    text.textContent = work.verdict.text;
+  }
 }
 setInterval(() => { if (!document.hidden) showWork().catch(() => {}); }, 5000);
