@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test check torture screenshots clean
+.PHONY: run test check torture screenshots watched clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -26,6 +26,10 @@ check: $(VENV)/.installed-dev
 
 screenshots: $(VENV)/.installed-dev
 	@$(BIN)/python tests/screenshots.py build/screenshots
+
+# Pages in a browser beside 20,000 devices: first paint, delay of a value, what ingest pays.
+watched: $(VENV)/.installed-dev
+	@$(BIN)/python tests/watched.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

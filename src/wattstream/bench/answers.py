@@ -10,16 +10,14 @@ from http.client import HTTPConnection, HTTPException
 from multiprocessing.connection import Connection
 
 import msgspec
-import psycopg
 
 from wattstream.bench.beats import Times, beats, expect, received
-from wattstream.bench.engine import Engine
+from wattstream.bench.engine import Engine, make_database
 from wattstream.bench.history import external_id, grow, system_clock_us
 from wattstream.bench.payloads import DEVICES
 from wattstream.bench.rows import Row
 from wattstream.domain.errors import OperatorError
 from wattstream.domain.units import DAY_US, MICRO, rfc3339
-from wattstream.store.postgres import migrate
 
 SIZES = (1_000_000, 10_000_000, 100_000_000)
 """Rows of history at which answers are measured."""
@@ -81,7 +79,7 @@ def measure_answers(
     Raises:
         OperatorError: The disk is too small, or an answer was wrong.
     """
-    database = _make_database(conninfo)
+    database = make_database(conninfo, _DATABASE)
     smallest: dict[str, float] = {}
 
     def note(question: str, label: str, rows: int, taken: "Times", detail: str) -> None:
@@ -115,14 +113,6 @@ def measure_answers(
             if beaten[0].again:
                 pace += f", {beaten[0].again} sent again over a new connection"
             note("a heartbeat sent", "the load itself", rows, beaten[0], pace)
-
-
-def _make_database(conninfo: str) -> str:
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {_DATABASE}".encode())
-    database = psycopg.conninfo.make_conninfo(conninfo, dbname=_DATABASE)
-    migrate(database)
-    return database
 
 
 def _millions(rows: int) -> str:

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import psycopg
+
 from wattstream.domain.errors import OperatorError
 from wattstream.settings import PREFIX
+from wattstream.store.postgres import migrate
 
 _EMPTY = """
 import asyncio, uvicorn, uvloop
@@ -23,6 +26,15 @@ config = uvicorn.Config(app, port=PORT, loop="none", http="httptools", ws="none"
 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
     runner.run(uvicorn.Server(config).serve())
 """
+
+
+def make_database(conninfo: str, name: str) -> str:
+    """Make a migrated database on a server; return its conninfo."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    database = psycopg.conninfo.make_conninfo(conninfo, dbname=name)
+    migrate(database)
+    return database
 
 
 class Engine(NamedTuple):

@@ -1,5 +1,6 @@
-"""How much memory a saturated engine and its database take, over time; Linux tells."""
+"""How much memory and CPU an engine and its database take; Linux tells."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,35 @@ def sampled(engine_pid: int, postmaster_pid: int) -> Iterator[Samples]:
     finally:
         done.set()
         thread.join()
+
+
+def resident_mib(pid: int, *, is_peak: bool = False) -> float:
+    """Return the resident memory of a process in MiB, or its highest since `watch_peak`."""
+    return _field(pid, "status", "VmHWM" if is_peak else "VmRSS")
+
+
+def watch_peak(pid: int) -> None:
+    """Forget how much memory a process once took.
+
+    Source: Linux, proc_pid_clear_refs(5).
+    """
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def cpu_s(engine_pid: int, postmaster_pid: int) -> float:
+    """Return the seconds of CPU that an engine and a PostgreSQL server have taken so far."""
+    ticks = sum(_ticks(engine_pid)[:2]) + sum(_ticks(postmaster_pid))
+    ticks += sum(sum(_ticks(pid)[:2]) for pid in _family(postmaster_pid)[1:])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _ticks(pid: int) -> list[int]:
+    """Return user and system time, then those of children that have ended; 0 where it has."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return [0, 0, 0, 0]
+    return [int(field) for field in fields[11:15]]
 
 
 def _family(parent: int) -> list[int]:

@@ -4,7 +4,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -13,12 +12,14 @@ from wattstream.bench.answers import QUICK_SIZES, SIZES, measure_answers
 from wattstream.bench.beats import BEATS_A_MINUTE, beats
 from wattstream.bench.costs import measure_costs
 from wattstream.bench.detection import FULL, QUICK, SEEDS, Score, measure_detection
-from wattstream.bench.engine import Engine, empty_server, run_engine
+from wattstream.bench.engine import Engine, empty_server, make_database, run_engine
+from wattstream.bench.export import QUICK_ROWS, ROWS, measure_export
 from wattstream.bench.load import Outcome, run_load
 from wattstream.bench.memory import sampled
-from wattstream.bench.payloads import DEVICES, Request, Shape, requests
+from wattstream.bench.payloads import DEVICES, Request, Shape, moved, requests
 from wattstream.bench.reference import copy_rate
 from wattstream.bench.rows import Row
+from wattstream.bench.viewers import measure_viewers
 from wattstream.bench.wrk import is_installed, run_wrk
 from wattstream.domain.errors import OperatorError
 from wattstream.domain.units import MICRO, rfc3339
@@ -39,7 +40,7 @@ _CASES: list[tuple[str, Shape, int, str]] = [
 ]
 USUAL = (
     *("batch", "forms", "disorder", "backlog", "registers", "single"),
-    *("mixed", "million", "costs", "answers", "memory"),
+    *("mixed", "million", "costs", "answers", "export", "viewers", "memory"),
 )
 DETECTION = "detection"
 PARTS = (*USUAL, DETECTION)
@@ -77,8 +78,9 @@ class Bench:
             raise OperatorError(
                 "The part `single` needs wrk: apt-get install wrk, or choose --only"
             )
-        if "memory" in parts and not Path("/proc/self/smaps_rollup").exists():
-            raise OperatorError("The part `memory` needs Linux; choose others with --only")
+        for part in {"export", "memory", "viewers"} & set(parts):
+            if not Path("/proc/self/smaps_rollup").exists():
+                raise OperatorError(f"The part `{part}` needs Linux; choose others with --only")
         folder = Path(tempfile.mkdtemp(prefix="wattstream-bench-"))
         folder.chmod(0o711)
         server = EmbeddedPostgres(folder)
@@ -108,6 +110,13 @@ class Bench:
         if "answers" in parts:
             sizes = QUICK_SIZES if self._is_quick else SIZES
             measure_answers(conninfo, run_engine, sizes, self._seconds, self._on_row)
+        if "export" in parts:
+            rows = QUICK_ROWS if self._is_quick else ROWS
+            measure_export(conninfo, run_engine, rows, self._on_row)
+        if "viewers" in parts:
+            assert server.pid is not None  # noqa: S101 - it runs
+            rounds = 3 if self._is_quick else 7
+            measure_viewers(conninfo, server.pid, run_engine, self._on_row, rounds=rounds)
         if "memory" in parts:
             with run_engine(conninfo) as engine:
                 self._memory(engine, server)
@@ -232,11 +241,7 @@ class Bench:
         )
 
     def _costs(self, conninfo: str) -> None:
-        with psycopg.connect(conninfo, autocommit=True) as connection:
-            connection.execute("DROP DATABASE IF EXISTS wattstream_costs")
-            connection.execute("CREATE DATABASE wattstream_costs")
-        database = psycopg.conninfo.make_conninfo(conninfo, dbname="wattstream_costs")
-        migrate(database)
+        database = make_database(conninfo, "wattstream_costs")
         built = self._requests(Shape(), 2 * self._minutes)
         measure_costs(database, built, 2 * DEVICES, self._on_row)
 
@@ -249,7 +254,7 @@ class Bench:
             template = requests(Shape(), 0, _TEMPLATE_MINUTES, BATCH_PATH)
             outcomes = []
             while time.monotonic() - started < seconds:
-                built = _moved(template, self._next_s)
+                built = moved(template, _TEMPLATE_MINUTES, self._next_s)
                 self._next_s += 60 * _TEMPLATE_MINUTES
                 outcomes.append(run_load(engine.port, built, 16))
         rate = sum(done.readings for done in outcomes) / sum(done.seconds for done in outcomes)
@@ -258,16 +263,6 @@ class Bench:
             note = f"peak {max(taken):.0f} MiB; first tenth of the time up to {max(first):.0f}, "
             note += f"last tenth up to {max(last):.0f}"
             self._on_row(Row("memory", f"{name}, {seconds} s saturated", rate, None, note=note))
-
-
-def _moved(template: list[Request], start_s: int) -> list[Request]:
-    """Return requests made for 1970 at later times; cheaper than making them anew."""
-    a_minute = len(template) // _TEMPLATE_MINUTES
-    moved = []
-    for i, request in enumerate(template):
-        old, new = (rfc3339((first + i // a_minute * 60) * MICRO) for first in (0, start_s))
-        moved.append(replace(request, data=request.data.replace(old.encode(), new.encode())))
-    return moved
 
 
 def _make_log_files(conninfo: str, files: int) -> None:

@@ -10,7 +10,7 @@ from wattstream.domain.units import MICRO, NEVER_US
 from wattstream.query.fleet import FleetPerformance
 from wattstream.store.view_port import Reported, Tallies, ViewStore
 
-_TALLIES_EVERY_US = 2 * MICRO
+_TALLIES_EVERY_US = MICRO // 2
 _DEVICES_EVERY_US = 10 * MICRO
 _RATE_OVER_US = 60 * MICRO
 
@@ -34,7 +34,7 @@ class Overview:
 class Overviews:
     """Overviews of one engine's database, each read once for all who ask at about that time.
 
-    What is only counted is at most 2 s old, what all devices must be asked for 10 s.
+    What is only counted is at most 0.5 s old, what all devices must be asked for 10 s.
     """
 
     def __init__(

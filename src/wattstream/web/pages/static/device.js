@@ -16,6 +16,12 @@ listen(`/v1/stream?${new URLSearchParams({ type, id })}`, {
 });
 setInterval(() => showSilence(device), 1000);
 
+/** Bars as wide as their buckets; the first and last of a range may be cut. */
+function bars(rows) {
+  const length = rows.map((row) => new Date(row.end) - new Date(row.start));
+  return { type: "bar", width: length.map((ms) => 0.85 * ms), offset: 0 };
+}
+
 async function showHistory() {
   const number = ++newest;
   const { range, resolution } = Object.fromEntries(new FormData(form));
@@ -44,7 +50,7 @@ async function showHistory() {
   draw("history-energy", [{
     x, y: kwh.map((value) => value / size), name: type === "meter" ? "AC" : "DC",
     colour: type === "meter" ? "ac" : "dc", hovertemplate: `%{y:,.3f} ${unit}`,
-    ...(isRaw ? {} : { type: "bar" }),
+    ...(isRaw ? {} : bars(rows)),
   }], [{ title: unit, rangemode: "tozero" }], shared);
   const field = (raw, mean, name, of, colour, digits) => ({
     x, y: rows.map((row) => row[isRaw ? raw : mean]), name, colour,
