@@ -86,6 +86,27 @@ def test_a_stream_tells_what_changes_of_what_is_wanted(engine: Engine) -> None:
     assert meters.events == []
 
 
+def test_a_stream_tells_what_changes_right_after_it_was_opened(engine: Engine) -> None:
+    beat(engine.url, "EV-1", soc=1, seconds_ago=9)
+    Listening(f"{engine.url}/v1/stream?type=meter")  # so that somebody looks, at meters only
+    for number, path in enumerate(("type=vehicle", "type=vehicle&id=EV-1"), 2):
+        listening = Listening(f"{engine.url}/v1/stream?{path}")
+        beat(engine.url, "EV-1", soc=number)
+        listening.wait_for(lambda _: ("EV-1", number) in listening.states())  # noqa: B023
+
+
+def test_of_many_that_change_only_those_named_are_told(engine: Engine) -> None:
+    named = [Listening(f"{engine.url}/v1/stream?id={name}&id=nobody") for name in ("V-3", "V-5")]
+    now = datetime.now(UTC).isoformat()
+    records = [{"vehicleId": f"V-{n}", "kwhDeliveredDc": 1, "timestamp": now} for n in range(99)]
+    for record, soc in zip(records, range(99), strict=True):
+        record["soc"] = soc
+    assert httpx.post(f"{engine.url}/v1/ingest/batch", json=records).status_code == 201
+    for listening, soc in zip(named, (3, 5), strict=True):
+        listening.wait_for(lambda _: len(listening.states()) > 0)  # noqa: B023
+        assert set(listening.states()) == {(f"V-{soc}", soc)}
+
+
 def test_a_stream_goes_on_where_it_was_left(engine: Engine) -> None:
     beat(engine.url, "EV-1", soc=1)
     first = Listening(f"{engine.url}/v1/stream?id=EV-1")

@@ -1,8 +1,9 @@
 """Live states as they change, for any number of listeners.
 
 Once a second, and only while somebody listens, the versions of all live rows are compared with
-those of the second before; rows that changed are read once for all listeners. So it does not
-matter which engine wrote a row, and writing costs nothing more.
+those of the second before; rows that changed are read once for all listeners, and only those
+of wanted ids where all listeners name some. So it does not matter which engine wrote a row, and
+writing costs nothing more.
 """
 
 import asyncio
@@ -148,6 +149,8 @@ class Changes:
                 self._seen.clear()
                 await self._look()
                 self._looking = asyncio.create_task(self._look_often())
+            elif not self._seen.keys() >= set(listener.wanted.streams):
+                await self._look()  # what changes from now on must differ from something
             listener.told_us = self._newest_us
         async with self._store.snapshot() as snapshot:
             for stream in listener.wanted.streams:
@@ -178,22 +181,37 @@ class Changes:
                 _log.exception("Live states were not read; trying again")
 
     async def _look(self) -> None:
-        streams = {stream for each in self._listeners for stream in each.wanted.streams}
         rows: list[LiveState] = []
         seen: dict[Stream, Versions] = {}
         async with self._store.snapshot() as snapshot:
-            for stream in streams:
+            for stream in self._streams():
                 seen[stream] = await snapshot.versions(stream)
                 before = self._seen.get(stream)
-                if before is not None and len(device := changed(before, seen[stream])):
-                    found = await snapshot.live_keyed(stream, device)
-                    rows += [state_of(*each) for each in found]
-        self._seen = seen
+                if before is not None:
+                    rows += await self._read(snapshot, stream, changed(before, seen[stream]))
+        # Another look may have begun later, for a stream that was not wanted before.
+        seen = self._seen | seen
+        self._seen = {stream: seen[stream] for stream in self._streams() & seen.keys()}
         newest = [int(each.received_at_us.max(initial=NEVER_US)) for each in seen.values()]
         self._newest_us = max([self._newest_us, *newest])
         for listener in self._listeners:
             listener.tell(rows)
             listener.told_us = self._newest_us
+
+    def _streams(self) -> set[Stream]:
+        return {stream for each in self._listeners for stream in each.wanted.streams}
+
+    async def _read(self, snapshot: ViewSnapshot, stream: Stream, device: Int64) -> list[LiveState]:
+        """Return the states of devices that changed and are wanted, or more."""
+        if len(device) == 0:
+            return []
+        ids = [each.wanted.ids for each in self._listeners if stream in each.wanted.streams]
+        named = None if None in ids else {name for some in ids for name in some or ()}
+        if named is None or len(named) >= len(device):
+            return [state_of(*each) for each in await snapshot.live_keyed(stream, device)]
+        keys = set(device.tolist())
+        found = await snapshot.live_named(stream, sorted(named))
+        return [state_of(*each) for each in found if each[0].key in keys]
 
 
 def changed(before: Versions, now: Versions) -> Int64:
