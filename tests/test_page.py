@@ -340,6 +340,19 @@ def test_what_was_rejected_is_shown_with_why(open_page: Callable[..., Watched]) 
     expect(code.locator("pre")).to_contain_text('"meterId":"EV-1"')
 
 
+def test_a_verdict_follows_what_happens(open_page: Callable[..., Watched]) -> None:
+    watched = open_page()
+    page = watched.go("/ingest")
+    verdict = page.locator(".verdict")
+    expect(verdict).to_contain_text("Readings come")
+    away = {"error": {"code": "database_unavailable", "message": "the database is away"}}
+    page.route("**/pages/ingest.json", lambda route: route.fulfill(status=503, json=away))
+    expect(verdict).to_have_text("failing the database is away", timeout=15_000)
+    page.unroute("**/pages/ingest.json")
+    expect(verdict).to_contain_text("Readings come", timeout=15_000)
+    watched.complaints.clear()  # the browser's, of the 503
+
+
 def test_ids_and_records_are_text_whatever_they_say(open_page: Callable[..., Watched]) -> None:
     watched = open_page()
     page = watched.go("/devices", q=ROGUE)

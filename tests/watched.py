@@ -146,8 +146,7 @@ def look_on(engine: Engine, postmaster_pid: int, say: Say, *, is_quick: bool) ->
         note = "by plain clients that ask for the same"
         say(Figure(f"{cpu}, five pages held", held, "% of a core", note=note))
         with opened_browser() as browser:
-            if browser is None:
-                sys.exit("No Chromium: apt-get install chromium, or playwright install chromium")
+            assert browser is not None
             pages = paints(browser, url, say)
             watched = share(engine, postmaster_pid, seconds)
             say(Figure(f"{cpu}, five pages in Chromium", watched, "% of a core"))
@@ -171,6 +170,9 @@ def main() -> None:
             f"{figure.what}: {figure.value:,.2f} {figure.unit}", highlight=False, soft_wrap=True
         )
 
+    with opened_browser() as browser:
+        if browser is None:
+            sys.exit("No Chromium: apt-get install chromium, or playwright install chromium")
     folder = Path(tempfile.mkdtemp(prefix="wattstream-watched-"))
     folder.chmod(0o711)
     server = EmbeddedPostgres(folder)

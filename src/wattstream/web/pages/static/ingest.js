@@ -3,17 +3,22 @@ import { listen, put } from "./live.js";
 import { showSummary } from "./summary.js";
 
 listen("/v1/stream?event=summary", { summary: showSummary });
+function showVerdict({ mood, word, text }) {
+  const [state, said] = document.querySelectorAll(".verdict span");
+  if (state.textContent === word && said.textContent === text) return;
+  state.className = `state ${mood}`;
+  state.textContent = word;
+  said.textContent = text;
+}
 async function showWork() {
   const answer = await fetch("/pages/ingest.json");
-  if (!answer.ok) return;
   const work = await answer.json();
+  if (!answer.ok) {
+    showVerdict({ mood: "bad", word: "failing", text: work.error.message });
+    return;
+  }
   put(document.querySelector('[data-work="queue"]'), count(work.queue));
   put(document.querySelector('[data-work="ack"]'), work.ack);
-  const [mood, text] = document.querySelectorAll(".verdict span");
-  if (mood.textContent !== work.verdict.word || text.textContent !== work.verdict.text) {
-    mood.className = `state ${work.verdict.mood}`;
-    mood.textContent = work.verdict.word;
-    text.textContent = work.verdict.text;
-  }
+  showVerdict(work.verdict);
 }
 setInterval(() => { if (!document.hidden) showWork().catch(() => {}); }, 5000);
