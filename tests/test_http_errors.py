@@ -317,6 +317,45 @@ def test_a_device_with_an_impossible_id_is_422_and_a_body_that_is_no_json_400(ap
         assert_error(answer, 400, "malformed_json", None, "not.* JSON")
 
 
+_CHANGES = [
+    ("PUT", "/v1/devices/meter/never", {"fleet": "x"}),
+    ("POST", "/v1/links", {"meterId": "never", "vehicleId": "never", "start": at()}),
+    ("PATCH", "/v1/links/1", {"end": None}),
+    ("POST", "/v1/alerts/1/ack", {"by": "me"}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), _CHANGES)
+def test_a_change_that_is_too_large_or_not_called_json_is_413_or_415(
+    api: Api, method: str, path: str, body: object
+) -> None:
+    text = json.dumps(body).encode()
+
+    async def chunks() -> Any:
+        for _ in range(3):
+            yield b" " * 400_000
+        yield text
+
+    for content in (text + b" " * 1024**2, chunks()):
+        answer = api.request(method, path, content=content, headers=JSON)
+        assert_error(answer, 413, "body_too_large", None, "1048576 bytes")
+    for headers in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "text/json5; q=1"}):
+        answer = api.request(method, path, content=text, headers=headers)
+        assert_error(answer, 415, "unsupported_media_type", None, "application/json, got .*curl")
+    assert api.get("/v1/devices/meter/never").status_code == 404
+    assert api.get("/v1/links").json()["links"] == []
+
+
+def test_a_change_that_is_too_large_over_a_socket_is_read_why(engine: Engine) -> None:
+    large = 17 * 1024**2
+    pieces = (b" " * 65_536 for _ in range(large // 65_536))
+    with httpx.Client(base_url=engine.url, timeout=30) as client:
+        for content in (b" " * large, pieces):
+            answer = client.put("/v1/devices/meter/x", content=content, headers=JSON)
+            assert_error(answer, 413, "body_too_large", None, "1048576 bytes")
+            assert client.get("/v1/health").is_success
+
+
 def test_a_full_queue_is_503_with_retry_after(embedded: Server) -> None:
     conninfo = embedded.make_database()
     api = Api(conninfo, load({"queue_readings": "1"}, {}))
