@@ -477,6 +477,34 @@ def test_a_database_that_is_away_is_503_and_back_again(
     api.close()
 
 
+def test_a_connection_that_ended_while_it_was_idle_costs_no_request(embedded: Server) -> None:
+    conninfo = embedded.make_database()
+    api = Api(conninfo, load({}, {}))
+    calls: list[Callable[[], httpx.Response]] = [
+        lambda: api.post(METER),
+        lambda: api.post([VEHICLE], "/v1/ingest/batch"),
+        lambda: api.post([{}], "/v1/ingest/batch"),
+        lambda: api.request("PUT", "/v1/devices/meter/M1", json={}),
+        lambda: api.get("/v1/ingest/status/meter/M1"),
+        lambda: api.get("/v1/health"),
+    ]
+    first = [call().status_code for call in calls]
+    for _ in range(2):
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            others = (
+                "pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            ended = connection.execute(
+                f"SELECT pg_terminate_backend(pid, 10000) FROM {others}".encode()
+            )
+            assert [row[0] for row in ended].count(True) >= len(
+                {"lanes", "admin", "keeper", "reader"}
+            )
+        assert [call().status_code for call in calls] == [200, 201, 422, 200, 200, 200]
+    assert first == [201, 201, 422, 200, 200, 200]
+    api.close()
+
+
 def test_every_question_is_503_while_the_database_is_away(
     own_server: tuple[EmbeddedPostgres, str],
 ) -> None:
