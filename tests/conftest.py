@@ -41,6 +41,22 @@ def shared_data(name: str) -> Path:
     return folder / name
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin each worker's share with slow tests: at the end, all others would wait for one."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers == 1:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    share = -(-len(others) // workers)
+    items[:] = [
+        item
+        for n in range(workers)
+        for item in (*slow[n::workers], *others[n * share : (n + 1) * share])
+    ]
+
+
 @pytest.fixture
 def now_us() -> int:
     return time.time_ns() // 1000
