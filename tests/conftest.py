@@ -149,6 +149,19 @@ class Engine:
 @pytest.fixture
 def engine(conninfo: str) -> Iterator[Engine]:
     """Run `wattstream serve` on a fresh database."""
+    with _running_engine(conninfo) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def shared_engine(embedded: Server) -> Iterator[Engine]:
+    """Run `wattstream serve` for tests that only ask, or use devices of their own."""
+    with _running_engine(embedded.make_database()) as engine:
+        yield engine
+
+
+@contextmanager
+def _running_engine(conninfo: str) -> Iterator[Engine]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     command = [sys.executable, "-m", "wattstream", "serve", "--port", "0"]
     with subprocess.Popen(

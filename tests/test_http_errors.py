@@ -241,11 +241,11 @@ def test_a_body_over_its_limit_is_413_however_it_comes(api: Api) -> None:
         assert_error(answer, 413, "body_too_large", None, "102400 bytes.*smaller batches")
 
 
-def test_a_client_that_sends_too_much_over_a_socket_reads_why(engine: Engine) -> None:
+def test_a_client_that_sends_too_much_over_a_socket_reads_why(shared_engine: Engine) -> None:
     """A server that closes before it has read the body resets the connection instead."""
     large = 17 * 1024**2
     pieces = (b"x" * 65_536 for _ in range(large // 65_536))
-    with httpx.Client(base_url=engine.url, timeout=30) as client:
+    with httpx.Client(base_url=shared_engine.url, timeout=30) as client:
         for content in (b"x" * large, pieces):
             answer = client.post("/v1/ingest/batch", content=content, headers=JSON)
             assert_error(answer, 413, "body_too_large", None, "16777216 bytes")
@@ -346,10 +346,10 @@ def test_a_change_that_is_too_large_or_not_called_json_is_413_or_415(
     assert api.get("/v1/links").json()["links"] == []
 
 
-def test_a_change_that_is_too_large_over_a_socket_is_read_why(engine: Engine) -> None:
+def test_a_change_that_is_too_large_over_a_socket_is_read_why(shared_engine: Engine) -> None:
     large = 17 * 1024**2
     pieces = (b" " * 65_536 for _ in range(large // 65_536))
-    with httpx.Client(base_url=engine.url, timeout=30) as client:
+    with httpx.Client(base_url=shared_engine.url, timeout=30) as client:
         for content in (b" " * large, pieces):
             answer = client.put("/v1/devices/meter/x", content=content, headers=JSON)
             assert_error(answer, 413, "body_too_large", None, "1048576 bytes")

@@ -70,8 +70,8 @@ CHECKS = [
 ]
 
 
-def test_every_endpoint_and_status_of_the_contract_is_documented(engine: Engine) -> None:
-    document = httpx.get(f"{engine.url}/openapi.json").json()
+def test_every_endpoint_and_status_of_the_contract_is_documented(shared_engine: Engine) -> None:
+    document = httpx.get(f"{shared_engine.url}/openapi.json").json()
     documented = {
         (method, path): {int(status) for status in operation["responses"]}
         for path, item in document["paths"].items()
@@ -198,18 +198,18 @@ def is_without_input(operation: schemathesis.APIOperation) -> bool:
 )
 @settings(suppress_health_check=list(HealthCheck))
 def test_a_method_that_is_not_documented_is_refused(
-    engine: Engine, known: tuple[str, str], method: str
+    shared_engine: Engine, known: tuple[str, str], method: str
 ) -> None:
     path = known[1].replace("{type}", "meter").replace("{id}", "x").replace("{vehicleId}", "x")
     path = path.replace("{linkId}", "1")
     if (method, known[1]) not in CONTRACT:
-        answer = httpx.request(method, engine.url + path)
+        answer = httpx.request(method, shared_engine.url + path)
         assert answer.status_code == 405
         assert answer.headers["Allow"]
 
 
-def test_what_is_no_http_is_refused_in_the_form_of_every_error(engine: Engine) -> None:
-    address = httpx.URL(engine.url)
+def test_what_is_no_http_is_refused_in_the_form_of_every_error(shared_engine: Engine) -> None:
+    address = httpx.URL(shared_engine.url)
     with socket.create_connection((address.host, address.port), timeout=10) as link:
         link.sendall(b"GET /v1/health\x01 HTTP/1.1\r\nBad\x00Header: x\r\n\r\n")
         answer = b"".join(iter(lambda: link.recv(65536), b""))
