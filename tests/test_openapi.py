@@ -120,8 +120,7 @@ def test_an_answer_of_every_kind_fits_its_schema(engine: Engine) -> None:
         ("GET", "/v1/devices", "/v1/devices?type=vehicle", {}, 200),
         ("PUT", device, "/v1/devices/meter/A", {"json": {"ratedPowerKw": 11}}, 200),
         ("PUT", device, "/v1/devices/meter/B", {"json": {"fleet": "north"}}, 201),
-        ("PUT", device, "/v1/devices/meter/A", {"content": b"{}", "headers": {"Content-Type": "a/b"}},
-         415),
+        ("PUT", device, "/v1/devices/meter/A", {"content": b"{}"}, 415),
         ("PUT", device, "/v1/devices/meter/A", {"json": "x" * 1024**2}, 413),
         ("GET", device, "/v1/devices/meter/B", {}, 200),
         *(
