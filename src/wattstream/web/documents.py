@@ -19,6 +19,12 @@ RULE: Responses = {
     415: {**_ERROR, "description": "The content type is not JSON"},
     422: {**_ERROR, "description": "A setting breaks a rule"},
 }
+_REF = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}}
+KEYS: Responses = {
+    401: {**_REF, "description": "No key that is valid"},
+    403: {**_REF, "description": "The key does not allow it, or not with that device"},
+    429: {**_REF, "description": "The key's requests come too fast; see Retry-After"},
+}
 
 DeviceType = Annotated[Stream, Path(description="meter or vehicle")]
 DeviceId = Annotated[str, Path(description="The id that the device reports", min_length=1)]
