@@ -12,7 +12,10 @@ export function listen(path, handlers) {
     source.addEventListener("error", () => {
       note.hidden = false;
       // The browser gives up where the engine answered with an error, as while it starts.
-      if (source?.readyState === EventSource.CLOSED) timer = setTimeout(open, 2000);
+      if (source?.readyState === EventSource.CLOSED) {
+        timer = setTimeout(open, 2000);
+        signInAgain();
+      }
     });
     for (const [name, handle] of Object.entries(handlers)) {
       source.addEventListener(name, (event) => handle(JSON.parse(event.data)));
@@ -25,6 +28,13 @@ export function listen(path, handlers) {
   addEventListener("pageshow", (event) => { if (event.persisted) follow(); });
   follow();
   return open;
+}
+
+/** Load the page anew where the session is over: the engine then leads to the sign-in. */
+async function signInAgain() {
+  const asked = { headers: { Accept: "text/html" }, redirect: "manual" };
+  const answer = await fetch(location.href, asked).catch(() => null);
+  if (answer?.type === "opaqueredirect") location.reload();
 }
 
 /** Change the text of an element, and let the eye see that. */
