@@ -1,7 +1,7 @@
 """Every target of the fuzzer for a moment, without it: its seeds, and what words make of them."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz.targets import TARGETS
@@ -14,6 +14,7 @@ def test_seeds_give_readings_or_a_named_error(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_changed_seeds_give_readings_or_a_named_error(name: str, data: st.DataObject) -> None:
     target = TARGETS[name]
