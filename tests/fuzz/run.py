@@ -15,7 +15,9 @@ from pathlib import Path
 
 _FOLDER = Path("build/fuzz")
 _INPUT_LIMIT_S = 5
-_MEMORY_LIMIT_MB = 768
+_ALLOCATION_LIMIT_MB = 256
+# The fuzzer itself grows by about a kilobyte an input where exceptions are many.
+_MEMORY_LIMIT_MB = 4096
 
 
 def main() -> int:
@@ -75,6 +77,7 @@ def _flags(name: str, seconds: int, seed: int) -> list[str]:
         f"-max_total_time={seconds}",
         f"-seed={seed}",
         f"-timeout={_INPUT_LIMIT_S}",
+        f"-malloc_limit_mb={_ALLOCATION_LIMIT_MB}",
         f"-rss_limit_mb={_MEMORY_LIMIT_MB}",
         f"-artifact_prefix={_FOLDER}/{name}-",
         "-print_final_stats=1",

@@ -17,7 +17,8 @@ from wattstream.domain.errors import EmbeddedServerError
 from wattstream.store.embedded import cluster as folder
 from wattstream.store.embedded.account import Account, server_account
 from wattstream.store.embedded.binaries import Binaries, find_binaries
-from wattstream.store.embedded.server import DATABASE, EmbeddedPostgres
+from wattstream.store.embedded.roles import DATABASE
+from wattstream.store.embedded.server import EmbeddedPostgres
 
 _CLUSTER, _PASSWORD = "postgres", "password"
 _MANIFEST = "backup_manifest"
