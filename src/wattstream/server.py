@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import gc
+import ipaddress
 import signal
 import socket
 import sys
@@ -170,3 +171,11 @@ def url_of(host: str, listener: socket.socket) -> str:
     """Return the URL of a bound socket."""
     port = listener.getsockname()[1]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address to listen on is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
