@@ -164,14 +164,16 @@ class MemoryStore:
 
     async def prune(self, oldest_us: int, max_bytes: int) -> int:
         """Drop the oldest one by one."""
-        before = len(self.kept)
         self.kept.sort(key=lambda kept: kept.rejected_at_us)
-        while self.kept and (
-            self.kept[0].rejected_at_us < oldest_us
-            or sum(size_bytes(kept.rejection) for kept in self.kept) > max_bytes
-        ):
-            del self.kept[0]
-        return before - len(self.kept)
+        held = sum(size_bytes(kept.rejection) for kept in self.kept)
+        dropped = 0
+        for kept in self.kept:
+            if kept.rejected_at_us >= oldest_us and held <= max_bytes:
+                break
+            held -= size_bytes(kept.rejection)
+            dropped += 1
+        del self.kept[:dropped]
+        return dropped
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator["MemoryStore"]:

@@ -22,6 +22,7 @@ from wattstream.stats import Stats
 from wattstream.web import answers, models
 from wattstream.web.alerts import add_alerts
 from wattstream.web.audit import add_audit
+from wattstream.web.bodies import BodyLimit
 from wattstream.web.clock import add_clock
 from wattstream.web.documents import AWAY, BAD, KEYS, RULE, UNKNOWN, DeviceId, DeviceType, Limit
 from wattstream.web.errors import add_error_handlers
@@ -84,6 +85,7 @@ def create_api(context: Context) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.add_middleware(BodyLimit)
     _add_answers(app, context)
     _add_registry(app, context)
     add_fleet(app, context.queries)

@@ -5,10 +5,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from wattstream.domain.errors import WattstreamError
+from wattstream.domain.errors import UnsupportedError, WattstreamError
 from wattstream.replies import Reply, error_body, error_reply, internal_error
+from wattstream.web.bodies import MAX_BODY_BYTES
 
-_NO_OBJECT = "the body must be a JSON object, sent with Content-Type: application/json"
+_NO_OBJECT = "the body must be a JSON object"
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -20,6 +21,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        if isinstance(error.body, bytes):  # FastAPI parses only what is called JSON
+            return _response(error_reply(_not_json(request.headers.get("Content-Type", ""))))
         return _validation_response(error)
 
     @app.exception_handler(HTTPException)
@@ -31,6 +34,7 @@ def add_error_handlers(app: FastAPI) -> None:
                 "method_not_allowed",
                 f"{request.url.path} does not take {request.method}; GET / lists what does",
             ),
+            413: ("body_too_large", f"the body must be at most {MAX_BODY_BYTES} bytes"),
         }.get(error.status_code, ("bad_request", "the request cannot be read"))
         reply = Reply(error.status_code, dict(error.headers or {}), error_body(code, message, None))
         return _response(reply)
@@ -38,6 +42,13 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:
         return _response(internal_error())
+
+
+def _not_json(content_type: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"Content-Type must be application/json, got {content_type[:60]!r}; "
+        "with curl, add -H 'Content-Type: application/json'"
+    )
 
 
 def _validation_response(error: RequestValidationError) -> Response:

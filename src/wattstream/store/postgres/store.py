@@ -29,6 +29,7 @@ from wattstream.store.postgres.connections import (
     APPLICATION_NAME,
     Connection,
     Worker,
+    has_ended,
     session_sql,
     unavailable,
 )
@@ -92,6 +93,7 @@ class PostgresStore:
             reconnect_timeout=2,
             open=False,
             configure=_configure,
+            check=_check,
             kwargs={"autocommit": True, "application_name": f"{APPLICATION_NAME} reader"},
         )
 
@@ -305,6 +307,12 @@ async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
     await connection.set_read_only(True)
     arrays.register(connection)
     connection.prepare_threshold = 2
+
+
+async def _check(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Have a connection replaced that ended while it was idle."""
+    if has_ended(connection):
+        raise psycopg.OperationalError("the server closed the connection")
 
 
 def _write_isolating(
