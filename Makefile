@@ -5,7 +5,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test check torture screenshots watched clean
+# Nothing that the locks do not name, by hash; wheels only, so that nothing runs while installing.
+LOCKED := -m pip --disable-pip-version-check install --quiet --no-deps --only-binary :all: --require-hashes --requirement
+
+.PHONY: run test check torture fuzz audit lock screenshots watched clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -18,11 +21,30 @@ test: $(VENV)/.installed-dev
 torture: $(VENV)/.installed-dev
 	@PYTHONPATH=tests $(BIN)/python -m faults.torture --rounds $(or $(ROUNDS),100) $(if $(SEED),--seed $(SEED))
 
+# Any bytes on every decoder, or on TARGET only, for SECONDS each.
+fuzz: $(VENV)/.installed-fuzz
+	@PYTHONPATH=tests $(BIN)/python -m fuzz.run --seconds $(or $(SECONDS),60) $(if $(TARGET),--target $(TARGET)) $(if $(SEED),--seed $(SEED))
+
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Known vulnerabilities of what the locks name.
+audit: build/audit/.installed
+	@build/audit/bin/python .ci/audit.py locks/*.txt
+
+# The newest versions that pyproject.toml allows. UPGRADE= keeps those that are locked where they fit.
+UPGRADE := --upgrade
+COMPILE  = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
+
+lock:
+	@test -x build/lock/bin/uv || { $(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv; }
+	@$(COMPILE) pyproject.toml --group build --group dev --output-file locks/dev.txt
+	@$(COMPILE) pyproject.toml --group build --constraint locks/dev.txt --output-file locks/run.txt
+	@$(COMPILE) --group fuzz --constraint locks/dev.txt --output-file locks/fuzz.txt
+	@$(COMPILE) --group audit --constraint locks/dev.txt --output-file locks/audit.txt
 
 screenshots: $(VENV)/.installed-dev
 	@$(BIN)/python tests/screenshots.py build/screenshots
@@ -39,14 +61,23 @@ $(VENV)/bin/pip:
 	  echo "Wattstream needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
 	@echo "Creating the environment in $(VENV) …"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
+$(VENV)/.installed: pyproject.toml locks/run.txt | $(VENV)/bin/pip
 	@echo "Installing Wattstream and its libraries (once, about a minute) …"
-	@$(BIN)/python -m pip install --quiet --editable .
+	@$(BIN)/python $(LOCKED) locks/run.txt
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/.installed locks/dev.txt
 	@echo "Installing the test tools …"
-	@$(BIN)/python -m pip install --quiet --group dev
+	@$(BIN)/python $(LOCKED) locks/dev.txt
+	@touch $@
+
+$(VENV)/.installed-fuzz: $(VENV)/.installed-dev locks/fuzz.txt
+	@$(BIN)/python $(LOCKED) locks/fuzz.txt
+	@touch $@
+
+build/audit/.installed: locks/audit.txt
+	@$(PYTHON) -m venv build/audit
+	@build/audit/bin/python $(LOCKED) locks/audit.txt
 	@touch $@

@@ -20,6 +20,7 @@ from wattstream.domain.errors import EmbeddedServerError
 from wattstream.settings import PREFIX
 from wattstream.store.embedded import EmbeddedPostgres
 from wattstream.store.embedded.binaries import Binaries, find_binaries
+from wattstream.store.embedded.roles import hand_over
 from wattstream.store.postgres.migrations import migrate
 
 _TEMPLATE = "wattstream_template"
@@ -73,20 +74,27 @@ class Server:
         self._execute("ALTER SYSTEM SET fsync = off")
         self._execute("SELECT pg_reload_conf()")
         self._execute(f"CREATE DATABASE {_TEMPLATE}")
+        with psycopg.connect(self.superuser(self._to(_TEMPLATE)), autocommit=True) as connection:
+            hand_over(connection)
         migrate(self._to(_TEMPLATE))
 
     def _to(self, database: str) -> str:
         return psycopg.conninfo.make_conninfo(self._conninfo, dbname=database)
 
     def _execute(self, statement: str) -> None:
-        with psycopg.connect(self._conninfo, autocommit=True) as connection:
+        with psycopg.connect(self._server.superuser_conninfo, autocommit=True) as connection:
             connection.execute(statement.encode())
 
     def make_database(self) -> str:
-        """Return the conninfo of a new database with the schema."""
+        """Return the conninfo of a new database with the schema, as the engine's own role."""
         name = next(self._names)
         self._execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
         return self._to(name)
+
+    def superuser(self, conninfo: str) -> str:
+        """Return the conninfo of a database's superuser."""
+        database = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
+        return psycopg.conninfo.make_conninfo(self._server.superuser_conninfo, dbname=database)
 
     def stop(self) -> None:
         self._server.stop()

@@ -156,7 +156,7 @@ def test_first_start_makes_a_safe_database(folder: Path, engine: Engine) -> None
     assert ask(conninfo, "SHOW server_encoding") == "UTF8"
     assert ask(conninfo, "SELECT current_database()") == "wattstream"
     rules = "SELECT string_agg(DISTINCT auth_method, ',') FROM pg_hba_file_rules"
-    assert ask(conninfo, rules) == "scram-sha-256"
+    assert ask(server.superuser_conninfo, rules) == "scram-sha-256"
     assert server.version == find_binaries().version
     assert server.log_path.exists()
     password = folder / "data" / "password"

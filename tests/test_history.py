@@ -413,7 +413,7 @@ def test_a_slow_client_holds_nothing_and_one_that_leaves_ends_its_stream(api: Ap
 def test_a_stream_without_its_database_does_not_look_whole(embedded: Server) -> None:
     conninfo = embedded.make_database()
     name = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
-    elsewhere = psycopg.conninfo.make_conninfo(conninfo, dbname="postgres")
+    elsewhere = psycopg.conninfo.make_conninfo(embedded.superuser(conninfo), dbname="postgres")
     api = Api(conninfo, load({}, {}))
     client = Client()
     streams = started(api, [client])

@@ -1,10 +1,13 @@
 """The served OpenAPI file agrees with the contract and with what the engine answers."""
 
+import functools
 import gzip
 import json
+import secrets
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 import pytest
@@ -189,6 +192,61 @@ def test_no_request_gets_an_undocumented_answer_or_a_server_error(
         if not (mode is GenerationMode.NEGATIVE and is_without_input(operation)):
             check()
     assert tried > 100
+
+
+_STEPS = {
+    "put": ("PUT", "/v1/devices/{type}/{id}"),
+    "get": ("GET", "/v1/devices/{type}/{id}"),
+    "events": ("GET", "/v1/events/{type}/{id}"),
+    "status": ("GET", "/v1/ingest/status/{type}/{id}"),
+    "link": ("POST", "/v1/links"),
+    "end": ("PATCH", "/v1/links/{linkId}"),
+    "unlink": ("DELETE", "/v1/links/{linkId}"),
+}
+_DAYS = st.integers(1, 28).map(lambda day: f"2026-02-{day:02}T00:00:00Z") | st.just("someday")
+
+
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(sorted(_STEPS)),
+            st.integers(0, 1),
+            st.sampled_from(["interval", "register", "none"]),
+            st.tuples(_DAYS, st.none() | _DAYS),
+        ),
+        min_size=4,
+        max_size=12,
+    )
+)
+def test_what_is_asked_of_what_was_made_gets_a_documented_answer(
+    engine: Engine, steps: list[tuple[str, int, str, tuple[str, str | None]]]
+) -> None:
+    schema = schema_of(engine.url)
+    run, made = secrets.token_hex(4), [0]
+    known = False
+    for name, number, mode, (start, end) in steps:
+        method, path = _STEPS[name]
+        ids = {"type": "meter", "id": f"{run}-{number}", "linkId": made[-1 - number % len(made)]}
+        body = {
+            "put": {"energyMode": mode},
+            "link": {"meterId": f"{run}-{number}", "vehicleId": run, "start": start, "end": end},
+            "end": {"end": end},
+        }.get(name)
+        answer = httpx.request(method, engine.url + path.format(**ids), json=body)
+        assert answer.status_code < 500
+        schema[path][method].validate_response(answer)
+        if name == "link" and answer.status_code == 201:
+            made.append(answer.json()["linkId"])
+        if name == "put" and number == 0:
+            known |= answer.status_code == 201
+        if name == "get" and number == 0 and known:
+            assert answer.status_code == 200
+
+
+@functools.cache
+def schema_of(url: str) -> Any:
+    return schemathesis.openapi.from_url(f"{url}/openapi.json")
 
 
 def operations(schema: schemathesis.BaseSchema) -> Iterator[schemathesis.APIOperation]:

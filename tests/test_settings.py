@@ -91,3 +91,8 @@ def test_thresholds_of_alerts_are_settings_with_bounds() -> None:
     assert thresholds[AlertKind.BATTERY_HOT] == 55
     with pytest.raises(SettingsError, match="WATTSTREAM_ALERT_BATTERY_HOT"):
         load({"alert_battery_hot": "5000"}, {})
+
+
+def test_an_unknown_name_that_cannot_be_printed_is_escaped() -> None:
+    with pytest.raises(SettingsError, match=r"'WATTSTREAM_P\\x1b\[2J\\udcffORT' is not a setting"):
+        load({}, {"WATTSTREAM_P\x1b[2J\udcffORT": "1"})

@@ -305,7 +305,7 @@ def test_what_was_refused_is_kept(run: Callable[[Test], None]) -> None:
 
 def test_a_commit_waits_for_the_disk_whatever_the_role_says(embedded: Server) -> None:
     conninfo = embedded.make_database()
-    with psycopg.connect(conninfo, autocommit=True) as connection:
+    with psycopg.connect(embedded.superuser(conninfo), autocommit=True) as connection:
         name = connection.info.dbname
         connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off".encode())
 

@@ -8,6 +8,7 @@ import numpy as np
 import psycopg
 import pytest
 
+from conftest import Server
 from wattstream.domain.alerts import Alert, AlertFilter, AlertKind
 from wattstream.domain.devices import DeviceChange
 from wattstream.domain.errors import StoreUnavailableError
@@ -356,9 +357,11 @@ def test_what_a_drift_rests_on_survives_a_restart(run: Run) -> None:
     run(test)
 
 
-def test_a_database_that_is_away_makes_nobody_silent(run: Run, conninfo: str) -> None:
+def test_a_database_that_is_away_makes_nobody_silent(
+    run: Run, embedded: Server, conninfo: str
+) -> None:
     name = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
-    elsewhere = psycopg.conninfo.make_conninfo(conninfo, dbname="postgres")
+    elsewhere = psycopg.conninfo.make_conninfo(embedded.superuser(conninfo), dbname="postgres")
 
     def allow(is_allowed: bool) -> None:
         with psycopg.connect(elsewhere, autocommit=True) as connection:

@@ -228,7 +228,8 @@ def load(
         else:
             near = difflib.get_close_matches(name, Settings.model_fields, n=1)
             hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
-            problems.append(f"{variable} is not a setting{hint}")
+            shown = variable if variable.isprintable() else ascii(variable)
+            problems.append(f"{shown} is not a setting{hint}")
     values |= {name: value for name, value in (overrides or {}).items() if value is not None}
     try:
         settings = Settings.model_validate(values)

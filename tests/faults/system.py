@@ -93,6 +93,7 @@ class System:
         self.topology = ""
         self.proxy: Proxy | None = None
         self.server: EmbeddedPostgres | None = None
+        self._engine_conninfo = ""
         self._clock_file = folder / "clock"
         self._clock_file.write_bytes(bytes(8))
 
@@ -100,7 +101,7 @@ class System:
 
     @property
     def conninfo(self) -> str:
-        """The database, past every proxy."""
+        """The database as its superuser, past every proxy."""
         return make_conninfo(
             host=str(self.data / "run"),
             user="wattstream",
@@ -138,16 +139,16 @@ class System:
             self._add(own, *(["--workers", "2"] if topology == "workers" else []))
         else:
             self.server = EmbeddedPostgres(self.data)
-            self.server.start()
+            self._engine_conninfo = self.server.start()
             self.proxy = Proxy(self.folder / "proxy", self.data / "run/.s.PGSQL.5432")
             self._add({f"{PREFIX}DATABASE_URL": self.proxied()})
             if topology == "pair":
-                self._add({f"{PREFIX}DATABASE_URL": self.conninfo})
+                self._add({f"{PREFIX}DATABASE_URL": self._engine_conninfo})
 
     def proxied(self) -> str:
         """Return the database by way of the proxy."""
         assert self.proxy is not None
-        return make_conninfo(self.conninfo, host=str(self.proxy.folder))
+        return make_conninfo(self._engine_conninfo, host=str(self.proxy.folder))
 
     def _add(self, environ: dict[str, str], *arguments: str) -> None:
         path = os.pathsep.join(filter(None, [str(_HERE / "clock"), os.environ.get("PYTHONPATH")]))

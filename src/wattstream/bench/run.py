@@ -86,7 +86,8 @@ class Bench:
         folder.chmod(0o711)
         server = EmbeddedPostgres(folder)
         try:
-            conninfo = server.start()
+            server.start()
+            conninfo = server.superuser_conninfo  # parts make databases, and read the log's place
             migrate(conninfo)
             if set(parts) - {DETECTION}:
                 self._speed(parts, server, conninfo, folder)

@@ -63,11 +63,14 @@ def _postgres(settings: Settings) -> str:
         return f"embedded, {version} from {found.origin} ({found.bin_dir})"
     with _connected(settings.database_url) as connection:
         version_number = connection.info.server_version
+        is_superuser = connection.info.parameter_status("is_superuser") == "on"
     if version_number < MINIMUM_VERSION:
         raise _ProblemError(
             f"15 or newer is needed, the server is {version_number // 10000}. Upgrade it."
         )
-    return f"{version_number // 10000}.{version_number % 10000}, by WATTSTREAM_DATABASE_URL"
+    answer = f"{version_number // 10000}.{version_number % 10000}, by WATTSTREAM_DATABASE_URL"
+    advice = "as a superuser, which is more than the engine needs: docs/how-to/own-postgresql.md"
+    return f"{answer}, {advice}" if is_superuser else answer
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from wattstream.log import configure_logging
 from wattstream.query.keyring import new_token
 from wattstream.settings import Settings, load, seconds_of
 from wattstream.store.embedded.attach import attached, password_of
+from wattstream.store.embedded.roles import ENGINE
 from wattstream.store.postgres.access import PostgresAccess
 from wattstream.store.postgres.connections import Worker
 from wattstream.store.postgres.migrations import migrate
@@ -187,7 +188,9 @@ def _database(settings: Settings) -> Iterator[str]:
         return
     data_dir = Path(os.path.realpath(settings.data_dir))
     with attached(data_dir, settings.postgres_user) as conninfo:
-        yield make_conninfo(conninfo, password=password_of(data_dir))
+        # As the engine's role, whose tables they are to be.
+        role = f"-c role={ENGINE}"
+        yield make_conninfo(conninfo, password=password_of(data_dir), options=role)
 
 
 def _checked_text(what: str, text: str | None) -> str | None:

@@ -16,7 +16,12 @@ FORM = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?([Zz]|([+-])(\d\d):(\d\d))?",
     re.ASCII,
 )
-_PLAIN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6}|\.\d{3})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+# Python takes an offset of +01:70, and since 3.13 an hour of 24.
+_PLAIN = re.compile(
+    r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):\d\d:\d\d(\.\d{6}|\.\d{3})?"
+    r"(Z|[+-]([01]\d|2[0-3]):[0-5]\d)",
+    re.ASCII,
+)
 _PUNCTUATION = ((4, "-"), (7, "-"), (13, ":"), (16, ":"))
 _SHORTEST, _LONGEST = 20, 64
 

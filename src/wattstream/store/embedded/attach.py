@@ -10,7 +10,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from wattstream.store.embedded import cluster as folder
-from wattstream.store.embedded.server import DATABASE, EmbeddedPostgres
+from wattstream.store.embedded.roles import DATABASE
+from wattstream.store.embedded.server import EmbeddedPostgres
 
 CLUSTER, PASSWORD = "postgres", "password"
 

@@ -1,6 +1,7 @@
 """The PostgreSQL that comes with Wattstream: set up, started, watched and stopped."""
 
 import os
+import secrets
 import subprocess
 import threading
 import time
@@ -18,6 +19,7 @@ from wattstream.store.embedded import cluster as folder
 from wattstream.store.embedded.account import Account, server_account
 from wattstream.store.embedded.binaries import Binaries, find_binaries, reachable_binaries
 from wattstream.store.embedded.postmaster import end_leftover, end_orphans, end_server
+from wattstream.store.embedded.roles import DATABASE, ENGINE, hand_over, prepare_database
 from wattstream.store.embedded.tuning import (
     DEFAULT_CONNECTIONS,
     disk_bytes,
@@ -26,7 +28,6 @@ from wattstream.store.embedded.tuning import (
     usable_cores,
 )
 
-DATABASE = "wattstream"
 _LOG_LIMIT_BYTES = 10 * 1024**2
 _LOG_KEPT_BYTES = 1024**2
 _REPORT_EVERY_S = 5.0
@@ -65,7 +66,8 @@ class EmbeddedPostgres:
         self._cluster = self.data_dir / "postgres"
         self._socket_folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._conninfo = ""
+        self._superuser = ""
+        self._engine_password: str | None = None
 
     @property
     def pid(self) -> int | None:
@@ -77,6 +79,11 @@ class EmbeddedPostgres:
     def version(self) -> tuple[int, int] | None:
         """Major and minor of the programs, such as (18, 6); None before the first start."""
         return self._binaries.version if self._binaries is not None else None
+
+    @property
+    def superuser_conninfo(self) -> str:
+        """The database as its superuser, password included; empty before the first start."""
+        return self._superuser
 
     @property
     def log_path(self) -> Path:
@@ -96,8 +103,9 @@ class EmbeddedPostgres:
         return process.poll() if process is not None else None
 
     def start(self) -> str:
-        """Start the server and return the conninfo of the database, password included.
+        """Start the server and return the conninfo of the engine's role, password included.
 
+        It stays the same for as long as this object is used, also where the server starts again.
         Waits as long as PostgreSQL recovers. A server that runs already is left as it is.
 
         Raises:
@@ -106,7 +114,7 @@ class EmbeddedPostgres:
         """
         with self._mutex:
             if self.is_running():
-                return self._conninfo
+                return self._engine_conninfo()
             restart = self._folder_lock is not None
             try:
                 self._start()
@@ -120,7 +128,7 @@ class EmbeddedPostgres:
                         "access, or choose another folder with WATTSTREAM_DATA_DIR"
                     ) from error
                 raise
-            return self._conninfo
+            return self._engine_conninfo()
 
     def stop(self) -> None:
         """Stop the server and unlock the folder; a start under way is given up.
@@ -150,7 +158,7 @@ class EmbeddedPostgres:
                 self._cluster, self._binaries, account, password, self._socket_folder
             )
             self._claim_cluster()
-        self._conninfo = make_conninfo(
+        self._superuser = make_conninfo(
             host=str(self._socket_folder),
             port=5432,
             user=folder.SUPERUSER,
@@ -189,7 +197,7 @@ class EmbeddedPostgres:
                 [postgres, "-D", self._cluster, "-c", f"config_file={config}"], output
             )
         self._wait_until_ready(self._process, log_start)
-        self._create_database()
+        self._set_up_database()
         log.info(
             "PostgreSQL is ready",
             version=binaries.version_text,
@@ -231,7 +239,7 @@ class EmbeddedPostgres:
         return os.fdopen(os.open(path, flags, 0o600), "ab")
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes], log_start: int) -> None:
-        target = make_conninfo(self._conninfo, dbname="postgres", connect_timeout=5).encode()
+        target = make_conninfo(self._superuser, dbname="postgres", connect_timeout=5).encode()
         began = reported = time.monotonic()
         pause_s = 0.02
         while PGconn.ping(target) != Ping.OK:
@@ -258,17 +266,27 @@ class EmbeddedPostgres:
             file.seek(max(start, self.log_path.stat().st_size - 8192))
             return "\n".join(file.read().decode(errors="replace").splitlines()[-10:])
 
-    def _create_database(self) -> None:
+    def _set_up_database(self) -> None:
+        """Make database and role once; what the server kept through its death is left as it is."""
+        if self._engine_password is not None:
+            return
+        password = secrets.token_urlsafe(32)
         try:
-            with psycopg.connect(self._conninfo, dbname="postgres", autocommit=True) as connection:
-                query = "SELECT 1 FROM pg_database WHERE datname = %s"
-                if connection.execute(query, [DATABASE]).fetchone() is None:
-                    connection.execute(f"CREATE DATABASE {DATABASE}")
+            with psycopg.connect(self._superuser, dbname="postgres", autocommit=True) as connection:
+                prepare_database(connection, password)
+            with psycopg.connect(self._superuser, autocommit=True) as connection:
+                handed_over = hand_over(connection)
         except psycopg.Error as error:
             raise EmbeddedServerError(
                 f"PostgreSQL runs, but the engine cannot use it: {error}; see {self.log_path}, "
                 f"and that {self.data_dir / 'password'} is the one of this database"
             ) from error
+        self._engine_password = password
+        if handed_over:
+            log.info("tables are the engine's role's now", tables=handed_over, role=ENGINE)
+
+    def _engine_conninfo(self) -> str:
+        return make_conninfo(self._superuser, user=ENGINE, password=self._engine_password)
 
     def _end_process(self) -> None:
         process = self._process

@@ -1,0 +1,1 @@
+"""Fuzzing: any bytes give readings or one named error, in bounded time and memory."""
