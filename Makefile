@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test check torture screenshots clean
+.PHONY: run test check torture attack screenshots clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -17,6 +17,10 @@ test: $(VENV)/.installed-dev
 # Faults under load, one after another: ROUNDS of them, in the order that SEED gives.
 torture: $(VENV)/.installed-dev
 	@PYTHONPATH=tests $(BIN)/python -m faults.torture --rounds $(or $(ROUNDS),100) $(if $(SEED),--seed $(SEED))
+
+# Attacks beside a modest load: what others feel, and the engine's memory. ARGS: --only, --json …
+attack: $(VENV)/.installed-dev
+	@PYTHONPATH=tests $(BIN)/python -m attacks.run $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

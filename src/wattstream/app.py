@@ -9,11 +9,14 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import structlog
+from starlette.types import ASGIApp
 
+from wattstream.connection import ConnectionLimits
 from wattstream.domain.errors import WattstreamError
 from wattstream.domain.units import MICRO
 from wattstream.inputs import openapi
 from wattstream.inputs.http import BATCH_PATH, ONE_PATH, HttpInput, Receive, Scope, Send
+from wattstream.limits import most_connections
 from wattstream.log import begin_request
 from wattstream.pipeline.ingest import Ingest
 from wattstream.query.alerts import AlertQueries
@@ -29,9 +32,12 @@ from wattstream.store.postgres import PostgresStore
 from wattstream.store.postgres.migrations import migrate
 from wattstream.store.postgres.store import WRITE_CONNECTIONS
 from wattstream.store.view_port import ViewStore
+from wattstream.tls import Certificate
 from wattstream.traces import Traces, traces_of
 from wattstream.watch import Watch, Webhook, deliver_regularly, look_regularly
 from wattstream.web.api import Context, create_api
+from wattstream.web.body import LimitBody
+from wattstream.web.security import SecurityHeaders, with_cors
 
 _SPARE_CONNECTIONS = 20  # a start's own, and people who look into the database
 _PREPARE_EVERY_S = 3600
@@ -122,10 +128,11 @@ class Application:
             max_body_bytes=settings.max_body,
             max_decoded_bytes=settings.max_decoded_body,
             max_held_bytes=settings.queue_bytes,
+            max_records=settings.max_records,
         )
         queries = Queries(store, clock, settings.link_same_id, settings.efficiency_threshold)
         self._views = Views(view, queries, settings.alert_silent)
-        self._api = create_api(
+        api = create_api(
             Context(
                 queries=queries,
                 views=self._views,
@@ -133,8 +140,11 @@ class Application:
                 stats=stats,
                 is_full=lambda: self.ingest.is_full,
                 ingest_paths=openapi.paths(),
+                cors_origins=settings.cors_origins or (),
             )
         )
+        self._api = SecurityHeaders(LimitBody(api), secure=settings.tls_certificate is not None)
+        self._inside: ASGIApp = with_cors(self._route, settings.cors_origins or ())
 
     def end_streams(self) -> None:
         """End the streams that are open: no stop would outlast them."""
@@ -153,11 +163,11 @@ class Application:
             await send(message)
 
         if self._traces is None:
-            await self._answer(scope, receive, send_named)
+            await self._inside(scope, receive, send_named)
             return
         started_ns = time.time_ns()
         try:
-            await self._answer(scope, receive, send_named)
+            await self._inside(scope, receive, send_named)
         finally:
             is_input = scope["path"] in (ONE_PATH, BATCH_PATH)
             self._traces.request(
@@ -169,7 +179,7 @@ class Application:
                 end_ns=time.time_ns(),
             )
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in (ONE_PATH, BATCH_PATH):
             await self._input(scope, receive, send)
             return
@@ -303,6 +313,32 @@ async def _prune_often(store: Store, settings: Settings) -> None:
         await asyncio.sleep(_PRUNE_EVERY_S)
 
 
+def certificate_of(settings: Settings) -> Certificate | None:
+    """Return the certificate that is named, or None for plain HTTP.
+
+    Raises:
+        OperatorError: It cannot be used.
+    """
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return Certificate(settings.tls_certificate, settings.tls_key)
+
+
+def server_of(
+    settings: Settings, application: Application, certificate: Certificate | None
+) -> HttpServer:
+    """Return the HTTP server around an application."""
+    most = settings.max_connections
+    limits = ConnectionLimits(
+        connections=most_connections() if most is None else most,
+        head_s=settings.header_timeout,
+        body_s=settings.body_timeout,
+        idle_s=settings.idle_timeout,
+    )
+    grace_s = settings.shutdown_grace
+    return HttpServer(application, grace_s=grace_s, limits=limits, certificate=certificate)
+
+
 async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; a second signal does not wait for requests under way.
 
@@ -315,10 +351,11 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     """
     stop = Stop()
     stop.on_signals(stop.ask)
+    certificate = certificate_of(settings)
     async with migrated_database(settings) as conninfo, running(settings, conninfo) as application:
         listener = bound_socket(settings.host, settings.port)
-        url = url_of(settings.host, listener)
-        server = HttpServer(application, grace_s=settings.shutdown_grace)
+        url = url_of(settings.host, listener, secure=certificate is not None)
+        server = server_of(settings, application, certificate)
         await server.answer([listener], stop, lambda: on_ready(url))
 
 

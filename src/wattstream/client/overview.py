@@ -145,7 +145,7 @@ class Observer:
         try:
             response = self._client.get(path, params=params)
         except httpx.TransportError as error:
-            raise no_engine(self.url) from error
+            raise no_engine(self.url, error) from error
         if not response.is_success:
             raise OperatorError(f"{self.url} cannot answer {path}: {message_of(response)}")
         return response

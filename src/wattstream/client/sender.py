@@ -126,7 +126,7 @@ class Sender:
                 )
             except httpx.TransportError as error:
                 if time.monotonic() - started > self._patience_s:
-                    raise no_engine(self._url) from error
+                    raise no_engine(self._url, error) from error
             else:
                 if response.status_code not in (429, 503):
                     self._count(batch, response, time.perf_counter() - sent)
@@ -146,7 +146,7 @@ class Sender:
         try:
             response = await self._client.put(path, json=body)
         except httpx.TransportError as error:
-            raise no_engine(self._url) from error
+            raise no_engine(self._url, error) from error
         if not response.is_success:
             raise OperatorError(f"{self._url}{path} refused {body}: {message_of(response)}")
 
@@ -162,7 +162,7 @@ class Sender:
                 response = await self._client.get("/v1/health/live")
             except httpx.TransportError as error:
                 if time.monotonic() > deadline:
-                    raise no_engine(self._url) from error
+                    raise no_engine(self._url, error) from error
                 await asyncio.sleep(0.3)
                 continue
             if response.is_success:
@@ -196,8 +196,13 @@ class Sender:
         self.totals.errors.setdefault(code, message)
 
 
-def no_engine(url: str) -> OperatorError:
+def no_engine(url: str, error: httpx.TransportError) -> OperatorError:
     """Return the error for an engine that does not answer."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return OperatorError(
+            f"The certificate at {url} is not trusted here, or is not for that name ({error}). "
+            "Name the PEM file of its authority with the variable SSL_CERT_FILE."
+        )
     return OperatorError(
         f"No engine answers at {url}; start one with `wattstream serve`, "
         "or name another with --url."

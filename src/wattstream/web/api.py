@@ -1,7 +1,7 @@
 """The API that people and programs read: answers, registry, health, metrics, documents."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -56,6 +56,7 @@ class Context:
     Attributes:
         is_full: Whether the ingest queue is at its bound.
         ingest_paths: OpenAPI path items of the inputs.
+        cors_origins: Other sites whose pages may ask.
     """
 
     queries: Queries
@@ -64,6 +65,7 @@ class Context:
     stats: Stats
     is_full: Callable[[], bool]
     ingest_paths: dict[str, Any]
+    cors_origins: Sequence[str]
 
 
 def create_api(context: Context) -> FastAPI:
@@ -87,7 +89,7 @@ def create_api(context: Context) -> FastAPI:
     add_clock(app, context.queries)
     add_rejections(app, context.queries)
     pages = Pages(context.queries, context.alerts, context.views, context.stats)
-    _add_operations(app, context, add_pages(app, pages))
+    _add_operations(app, context, add_pages(app, pages, context.cors_origins))
     add_history(app, context.queries)
     add_stream(app, context.views)
     add_error_handlers(app)

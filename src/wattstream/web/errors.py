@@ -16,7 +16,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(WattstreamError)
     async def known(request: Request, error: WattstreamError) -> Response:
-        return _response(error_reply(error))
+        return response_of(error_reply(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -33,11 +33,11 @@ def add_error_handlers(app: FastAPI) -> None:
             ),
         }.get(error.status_code, ("bad_request", "the request cannot be read"))
         reply = Reply(error.status_code, dict(error.headers or {}), error_body(code, message, None))
-        return _response(reply)
+        return response_of(reply)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:
-        return _response(internal_error())
+        return response_of(internal_error())
 
 
 def _validation_response(error: RequestValidationError) -> Response:
@@ -46,15 +46,18 @@ def _validation_response(error: RequestValidationError) -> Response:
     place, *where = first["loc"]
     field = str(where[0]) if where and isinstance(where[0], str) else None
     if first["type"] == "json_invalid":
-        return _response(Reply(400, {}, error_body("malformed_json", "the body is not JSON", None)))
+        return response_of(
+            Reply(400, {}, error_body("malformed_json", "the body is not JSON", None))
+        )
     words = first["msg"].removeprefix("Value error, ")
     text = f"{field}: {words}" if field else _NO_OBJECT
     status, code = {
         "path": (404, "not_found"),
         "query": (400, "parameter_invalid"),
     }.get(str(place), (422, "setting_invalid"))
-    return _response(Reply(status, {}, error_body(code, text, field)))
+    return response_of(Reply(status, {}, error_body(code, text, field)))
 
 
-def _response(reply: Reply) -> Response:
+def response_of(reply: Reply) -> Response:
+    """Return a reply in the framework's own form."""
     return Response(reply.body, reply.status, reply.headers, "application/json")

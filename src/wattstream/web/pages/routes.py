@@ -1,6 +1,6 @@
 """The pages: fleet, devices, a device, alerts, ingest."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, get_args
@@ -91,11 +91,19 @@ def _environment() -> Environment:
     return found
 
 
-def add_pages(app: FastAPI, pages: Pages) -> Callable[[Request], Awaitable[Response]]:
-    """Add the pages and their files; return what answers with the first of them."""
+def add_pages(
+    app: FastAPI, pages: Pages, other_sites: Sequence[str]
+) -> Callable[[Request], Awaitable[Response]]:
+    """Add the pages and their files; return what answers with the first of them.
+
+    Args:
+        app: Where they are added.
+        pages: What they show.
+        other_sites: Whose pages may change things as well.
+    """
     environment = _environment()
     views = pages.views
-    app.add_middleware(RefuseOtherSites)
+    app.add_middleware(RefuseOtherSites, allowed=other_sites)
     add_static(app)
 
     async def page(name: str, facts: Awaitable[Facts]) -> Response:
