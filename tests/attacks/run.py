@@ -26,6 +26,7 @@ from wattstream.settings import PREFIX
 RATIO_LIMIT = 2.0
 MEMORY_LIMIT_MB = 400.0
 _SETTLE_S = 2.0
+_TESTS = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ async def _attack(port: int, name: str, seconds: float, scale: float) -> Counter
         return Counter()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "attacks.kinds", name, str(port), str(seconds), str(scale),
-        stdout=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, cwd=_TESTS,
     )  # fmt: skip
     output, _ = await process.communicate()
     return Counter(json.loads(output))
