@@ -27,7 +27,7 @@ class Attacker:
     """One client with bad intentions.
 
     Attributes:
-        answers: How many attempts got which status; "closed" for none.
+        answers: How many attempts got which status; "closed" for none, "under way" at the end.
     """
 
     def __init__(self, port: int, answers: Counter[str]) -> None:
@@ -151,7 +151,7 @@ async def _idle(attacker: Attacker) -> None:
 
 
 def _bombs() -> Attack:
-    zeros = bytes(2**28)
+    zeros = bytes(2**27)
     layered = gzip.compress(gzip.compress(zeros, 1))
     many = gzip.compress(bytes(2**20)) * 2000
     # Each frame is a block of 128 KiB in a few bytes.
@@ -212,15 +212,20 @@ EXPECTED = {
 
 
 async def attack(name: str, port: int, seconds: float, scale: float = 1.0) -> Counter[str]:
-    """Attack an engine for some time; return what the attackers got."""
+    """Say that all is prepared, attack an engine for some time, return what attackers got."""
     count, make = ATTACKS[name]
     answers: Counter[str] = Counter()
     once = make()
+    print("ready", flush=True)
 
     async def again_and_again() -> None:
         attacker = Attacker(port, answers)
-        while True:
-            await once(attacker)
+        try:
+            while True:
+                await once(attacker)
+        except asyncio.CancelledError:
+            answers["under way"] += 1
+            raise
 
     attackers = [asyncio.create_task(again_and_again()) for _ in range(max(1, int(count * scale)))]
     await asyncio.sleep(seconds)

@@ -42,22 +42,34 @@ class Load:
 
     async def run(self, seconds: float) -> Measured:
         """Send for some time; return how it went."""
+        await self._introduce()
         measured = Measured()
         until = time.monotonic() + seconds
         await asyncio.gather(
             *(
-                self._client(kind, number, until, measured)
+                self._client(kind, until, measured)
                 for kind, count in _SENDERS.items()
-                for number in range(count)
+                for _ in range(count)
             )
         )
         return measured
 
-    async def _client(self, kind: str, number: int, until: float, measured: Measured) -> None:
+    async def _introduce(self) -> None:
+        """Send a reading of each vehicle, so that there is something to ask for."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        for number in range(_VEHICLES):
+            reading = self._reading()
+            at = reading["timestamp"]
+            body = {"vehicleId": f"V-{number}", "kwhDeliveredDc": 0.4, "timestamp": at}
+            writer.write(_post("/v1/ingest", body))
+            assert await _status(reader) == 201
+        writer.close()
+
+    async def _client(self, kind: str, until: float, measured: Measured) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         await asyncio.sleep(random.uniform(0, _PAUSE_S[kind]))
         while time.monotonic() < until:
-            request = self._request(kind, number)
+            request = self._request(kind)
             began = time.perf_counter()
             try:
                 async with asyncio.timeout(30):
@@ -75,19 +87,15 @@ class Load:
             await asyncio.sleep(random.uniform(0.5, 1.5) * _PAUSE_S[kind])
         writer.close()
 
-    def _request(self, kind: str, number: int) -> bytes:
+    def _request(self, kind: str) -> bytes:
         if kind == ANSWERS:
             path = f"/v1/analytics/performance/V-{random.randrange(_VEHICLES)}"
             return f"GET {path} HTTP/1.1\r\nHost: e\r\n\r\n".encode()
-        readings = [self._reading(number) for _ in range(1 if kind == SINGLES else _BATCH)]
-        body = json.dumps(readings[0] if kind == SINGLES else readings)
-        path = "/v1/ingest" if kind == SINGLES else "/v1/ingest/batch"
-        return (
-            f"POST {path} HTTP/1.1\r\nHost: e\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n{body}"
-        ).encode()
+        if kind == SINGLES:
+            return _post("/v1/ingest", self._reading())
+        return _post("/v1/ingest/batch", [self._reading() for _ in range(_BATCH)])
 
-    def _reading(self, number: int) -> dict[str, object]:
+    def _reading(self) -> dict[str, object]:
         self._last_us += 1000
         at = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(self._last_us // 10**6))}"
         at += f".{self._last_us % 10**6:06d}Z"
@@ -95,6 +103,14 @@ class Load:
         if random.random() < 0.5:
             return {"meterId": name, "kwhConsumedAc": 0.5, "voltage": 230, "timestamp": at}
         return {"vehicleId": name, "kwhDeliveredDc": 0.4, "soc": 50, "timestamp": at}
+
+
+def _post(path: str, body: object) -> bytes:
+    text = json.dumps(body)
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: e\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(text)}\r\n\r\n{text}"
+    ).encode()
 
 
 async def _status(reader: asyncio.StreamReader) -> int:
