@@ -1,5 +1,6 @@
 """What a client may cost: sizes, time, open connections; each with an answer that says so."""
 
+import asyncio
 import json
 import socket
 import time
@@ -8,11 +9,43 @@ from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from conftest import Server, serving_on
+from wattstream.connection import (
+    ANSWER_PATIENCE_S,
+    MIN_BYTES_PER_S,
+    Connection,
+    ConnectionLimits,
+    Guard,
+)
 
 HEAD = b"POST /v1/ingest HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 LIVE = b"GET /v1/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def _silent(scope: object, receive: object, send: object) -> None:
+    await asyncio.Event().wait()
+
+
+class _Transport:
+    """What of a transport a connection uses while its client reads slowly."""
+
+    unsent = 10_000_000
+    is_aborted = False
+
+    def is_closing(self) -> bool:
+        return self.is_aborted
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def abort(self) -> None:
+        self.is_aborted = True
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +192,29 @@ def test_what_is_no_http_fills_no_log(conninfo: str) -> None:
         assert engine.process.stderr is not None
         log = engine.process.stderr.read()
     assert len(log.splitlines()) < 10, log
+
+
+def test_a_client_that_does_not_read_is_dropped_and_a_slow_one_is_not() -> None:
+    """By looks instead of seconds."""
+    guard = Guard(ConnectionLimits(connections=9, head_s=9, body_s=9, idle_s=9))
+
+    async def is_dropped(taken_bytes: int) -> bool:
+        transport = _Transport()
+        connection = Connection(
+            config=uvicorn.Config(_silent, lifespan="off", log_config=None, ws="none"),
+            server_state=ServerState(),
+            app_state={},
+            guard=guard,
+        )
+        connection.connection_made(transport)  # type: ignore[arg-type]
+        connection.data_received(LIVE)
+        connection.pause_writing()
+        for _ in range(2 * ANSWER_PATIENCE_S):
+            connection.look()
+            transport.unsent -= taken_bytes
+        connection.connection_lost(ConnectionAbortedError())
+        return transport.is_aborted
+
+    assert asyncio.run(is_dropped(0))
+    assert asyncio.run(is_dropped(MIN_BYTES_PER_S // 2))
+    assert not asyncio.run(is_dropped(2 * MIN_BYTES_PER_S))

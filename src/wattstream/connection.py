@@ -148,7 +148,10 @@ class Guard:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             for number, connection in enumerate(tuple(connections), 1):
-                connection.look()
+                try:
+                    connection.look()
+                except Exception:  # noqa: BLE001 - one connection must not end the watch
+                    _log.exception("A connection cannot be watched")
                 if number % _AT_ONCE == 0:
                     await asyncio.sleep(0)  # requests are not held up by very many connections
             looks += 1
@@ -211,6 +214,11 @@ class Connection(HttpToolsProtocol):
             self.refuse(_HEAD_TOO_LARGE)
         elif self._is_answered_early() and self._received_bytes > _MAX_DISCARDED_BYTES:
             self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on with an answer: the client took enough of it."""
+        super().resume_writing()
+        self._wait = Wait.ENGINE
 
     # ── From the parser ──────────────────────────────────────────────────────────────────
 
