@@ -12,7 +12,7 @@ run: $(VENV)/.installed
 	@exec $(BIN)/wattstream serve
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 # Faults under load, one after another: ROUNDS of them, in the order that SEED gives.
 torture: $(VENV)/.installed-dev

@@ -41,6 +41,22 @@ def shared_data(name: str) -> Path:
     return folder / name
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin each worker's share with slow tests: at the end, all others would wait for one."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers == 1:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    share = -(-len(others) // workers)
+    items[:] = [
+        item
+        for n in range(workers)
+        for item in (*slow[n::workers], *others[n * share : (n + 1) * share])
+    ]
+
+
 @pytest.fixture
 def now_us() -> int:
     return time.time_ns() // 1000
@@ -53,6 +69,9 @@ class Server:
         self._server = EmbeddedPostgres(folder, binaries=binaries)
         self._conninfo = self._server.start()
         self._names = (f"test_{number}" for number in itertools.count())
+        # These databases outlive no crash of the machine, and nobody's 2xx rests on them.
+        self._execute("ALTER SYSTEM SET fsync = off")
+        self._execute("SELECT pg_reload_conf()")
         self._execute(f"CREATE DATABASE {_TEMPLATE}")
         migrate(self._to(_TEMPLATE))
 
@@ -127,6 +146,20 @@ class Engine:
     process: subprocess.Popen[str]
 
 
+@pytest.fixture
+def engine(conninfo: str) -> Iterator[Engine]:
+    """Run `wattstream serve` on a fresh database."""
+    with serving_on(conninfo) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def shared_engine(embedded: Server) -> Iterator[Engine]:
+    """Run `wattstream serve` for tests that only ask, or use devices of their own."""
+    with serving_on(embedded.make_database()) as engine:
+        yield engine
+
+
 @contextmanager
 def serving_on(conninfo: str, *flags: str) -> Iterator[Engine]:
     """Run `wattstream serve` on a database; it must end well."""
@@ -152,10 +185,3 @@ def serving_on(conninfo: str, *flags: str) -> Iterator[Engine]:
             process.terminate()
             process.stderr.read()
             assert process.wait(timeout=30) == 0
-
-
-@pytest.fixture
-def engine(conninfo: str) -> Iterator[Engine]:
-    """Run `wattstream serve` on a fresh database."""
-    with serving_on(conninfo) as running:
-        yield running

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from wattstream.domain.access import Reach
 from wattstream.domain.devices import Device, DeviceChange, PendingRules
 from wattstream.domain.errors import NotFoundError, ReadingError
 from wattstream.domain.falls import Fall, FallKind
@@ -150,25 +151,29 @@ class MemoryStore:
                 verdicts.append(Verdict.STORED)
         return Written(np.array(verdicts, np.int8), standing, refused)
 
-    async def keep(self, rejections: Sequence[Rejection], rejected_at_us: int) -> None:
+    async def keep(
+        self, rejections: Sequence[Rejection], rejected_at_us: int, key: str | None = None
+    ) -> None:
         for rejection in rejections:
             stored = replace(rejection, index=0, record=rejection.record[:8192])
             self.refused += 1
-            self.kept.append(KeptRejection(self.refused, rejected_at_us, stored))
+            self.kept.append(KeptRejection(self.refused, rejected_at_us, stored, key))
             key = (rejection.stream or "", rejection.code)
             count, last_at = self.refusals.get(key, (0, NEVER_US))
             self.refusals[key] = (count + 1, max(last_at, rejected_at_us))
 
     async def prune(self, oldest_us: int, max_bytes: int) -> int:
         """Drop the oldest one by one."""
-        before = len(self.kept)
         self.kept.sort(key=lambda kept: kept.rejected_at_us)
-        while self.kept and (
-            self.kept[0].rejected_at_us < oldest_us
-            or sum(size_bytes(kept.rejection) for kept in self.kept) > max_bytes
-        ):
-            del self.kept[0]
-        return before - len(self.kept)
+        held = sum(size_bytes(kept.rejection) for kept in self.kept)
+        dropped = 0
+        for kept in self.kept:
+            if kept.rejected_at_us >= oldest_us and held <= max_bytes:
+                break
+            held -= size_bytes(kept.rejection)
+            dropped += 1
+        del self.kept[:dropped]
+        return dropped
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator["MemoryStore"]:
@@ -456,6 +461,20 @@ class MemoryStore:
             if of is stream:
                 found.setdefault(device.fleet, []).append(device.key)
         return {label: np.array(sorted(keys), np.int64) for label, keys in found.items()}
+
+    async def reached(self, stream: Stream, reach: Reach) -> Int64:
+        keys = [
+            device.key
+            for (of, external_id), device in self.registry.items()
+            if of is stream and reach.admits(external_id, device.fleet)
+        ]
+        return np.array(sorted(keys), np.int64)
+
+    async def of_fleet(self, stream: Stream, fleet: str, ids: Sequence[str]) -> set[str]:
+        labels = {
+            name: device.fleet for (of, name), device in self.registry.items() if of is stream
+        }
+        return {name for name in ids if labels.get(name) == fleet}
 
     async def stats(self, stream: Stream) -> StreamStats:
         times = [at for (of, _), history in self.readings.items() if of is stream for at in history]

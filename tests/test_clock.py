@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import shared_data
+from test_fleet import table
 from wattstream.client.fleet import Fleet
 from wattstream.domain.clock import (
     MARGIN_US,
@@ -32,12 +33,9 @@ RANGE = (NOW_US - 2 * DAY_US, NOW_US)
 @cache
 def fleet() -> tuple[Float64, Float64, Float64]:
     """Return times, AC and DC energy since the start, of every minute and pair, us and kWh."""
-    made = Fleet(PAIRS, seed=8)
     minutes = range(FIRST_MINUTE, FIRST_MINUTE + DAYS * 1440)
-    beats = [made.heartbeats(np.arange(PAIRS), minute) for minute in minutes]
-    ac = np.cumsum([beat.ac_kwh for beat in beats], axis=0)
-    dc = np.cumsum([beat.dc_kwh for beat in beats], axis=0)
-    return np.array([beat.meter_at_us for beat in beats], np.float64), ac, dc
+    at_us, ac, dc = table(Fleet(PAIRS, seed=8), minutes, "meter_at_us", "ac_kwh", "dc_kwh")
+    return at_us.astype(np.float64), np.cumsum(ac, axis=0), np.cumsum(dc, axis=0)
 
 
 def read(

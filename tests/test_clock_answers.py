@@ -3,42 +3,47 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
 from conftest import Server
 from test_clock import DAYS, FIRST_MINUTE, NOW_US, RANGE
+from test_fleet import table
 from test_http import Api
 from wattstream.client.fleet import Fleet
-from wattstream.domain.units import HOUR_US, MICRO, rfc3339
+from wattstream.domain.units import HOUR_US, MICRO, Float64, rfc3339
 from wattstream.settings import load
 
 TWO_DAYS = {"start": rfc3339(RANGE[0]), "end": rfc3339(RANGE[1])}
 HOUR_S = 3600
 
 
+def heartbeats(minutes: range) -> Iterator[tuple[Float64, ...]]:
+    """Return times, AC and DC energy of two pairs, minute by minute."""
+    columns = table(Fleet(2, seed=8), minutes, "meter_at_us", "ac_kwh", "dc_kwh")
+    return zip(*columns, strict=True)
+
+
 @pytest.fixture(scope="module")
 def api(embedded: Server) -> Iterator[Api]:
     """Two pairs with six days of minutes; the meters' clocks are 2 h and 5 h behind."""
     api = Api(embedded.make_database(), load({}, {}))
-    fleet, pair = Fleet(2, seed=8), np.arange(2)
     for hours in range(24, DAYS * 24, 12):
         records: list[dict[str, Any]] = []
-        for minute in range(FIRST_MINUTE + (hours - 12) * 60, FIRST_MINUTE + hours * 60):
-            beat = fleet.heartbeats(pair, minute)
+        minutes = range(FIRST_MINUTE + (hours - 12) * 60, FIRST_MINUTE + hours * 60)
+        for times_us, ac_kwh, dc_kwh in heartbeats(minutes):
             for i, behind_h in enumerate((2, 5)):
-                at_us = int(beat.meter_at_us[i])
+                at_us = int(times_us[i])
                 if at_us >= NOW_US:
                     continue
                 records += [
                     {
                         "meterId": f"P{i}" if i else "charger",
-                        "kwhConsumedAc": float(beat.ac_kwh[i]),
+                        "kwhConsumedAc": float(ac_kwh[i]),
                         "timestamp": rfc3339(at_us - behind_h * HOUR_US),
                     },
                     {
                         "vehicleId": f"P{i}",
-                        "kwhDeliveredDc": float(beat.dc_kwh[i]),
+                        "kwhDeliveredDc": float(dc_kwh[i]),
                         "timestamp": rfc3339(at_us),
                     },
                 ]
@@ -81,14 +86,13 @@ def test_each_link_is_compared_within_its_time(api: Api) -> None:
 
 def test_the_mode_and_the_pace_of_readings_do_not_matter(api: Api) -> None:
     """Quarter-hours in register mode on one side, in interval mode on the other."""
-    fleet = Fleet(2, seed=8)
     counter_ukwh, quarter_kwh = 0, 0.0
     records: list[dict[str, Any]] = []
-    for minute in range(FIRST_MINUTE + 12 * 60, NOW_US // (60 * MICRO) - 1):
-        beat = fleet.heartbeats(np.arange(2), minute)
-        counter_ukwh += round(beat.ac_kwh[0] * MICRO)
-        quarter_kwh += float(beat.dc_kwh[0])
-        at_us = int(beat.meter_at_us[0])
+    minutes = range(FIRST_MINUTE + 12 * 60, NOW_US // (60 * MICRO) - 1)
+    for minute, (times_us, ac_kwh, dc_kwh) in zip(minutes, heartbeats(minutes), strict=True):
+        counter_ukwh += round(ac_kwh[0] * MICRO)
+        quarter_kwh += float(dc_kwh[0])
+        at_us = int(times_us[0])
         if minute % 15 == 7:
             behind = rfc3339(at_us - HOUR_US)
             counter = {"kwhConsumedAc": counter_ukwh / MICRO, "timestamp": behind}

@@ -179,6 +179,29 @@ def test_half_a_surrogate_pair_costs_only_its_record() -> None:
 
 
 @pytest.mark.parametrize(
+    "other", [{"note": "\ud800"}, {"\udfff": 1}, {"x": [{"y": "\udc00\ud800"}]}]
+)
+def test_half_a_surrogate_pair_in_a_key_that_is_ignored_costs_nothing(
+    other: dict[str, object],
+) -> None:
+    for number in (36.2, "36.2"):
+        text = json.dumps({**METER, **other, "voltage": number}).encode()
+        for decoded in (
+            decode_one(text, LIMITS),
+            decode_array(b"[%b]" % text, LIMITS),
+            decode_lines(text, LIMITS),
+        ):
+            assert decoded.rejections == []
+            (part,) = decoded.parts
+            assert part.readings.ids == ["M1"]
+            assert part.readings.values.tolist() == [[36.2]]
+    for wrong in (b"NaN", b"1]"):
+        text = json.dumps({**other, "z": 0}).encode().replace(b'"z": 0', b'"z": %b' % wrong)
+        with pytest.raises(MalformedError):
+            decode_one(text, LIMITS)
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"",

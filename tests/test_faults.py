@@ -25,15 +25,16 @@ BEGINS_US = (MINUTE + 720) * MINUTE_US
 EVERYONE = np.arange(PAIRS)
 
 
-def beats(fleet: Fleet, minutes: range) -> list[Heartbeats]:
-    return [fleet.heartbeats(EVERYONE, minute) for minute in minutes]
+def beats(fleet: Fleet, minutes: range) -> Heartbeats:
+    return fleet.heartbeats(np.tile(EVERYONE, len(minutes)), np.repeat(minutes, PAIRS))
 
 
-def column(found: list[Heartbeats], name: str) -> Float64:
-    return np.array([getattr(each, name) for each in found])
+def column(found: Heartbeats, name: str) -> Float64:
+    """Return a column as a table, a row a minute."""
+    return np.asarray(getattr(found, name)).reshape(-1, PAIRS)
 
 
-def both(kind: AlertKind, minutes: range) -> tuple[list[Heartbeats], list[Heartbeats]]:
+def both(kind: AlertKind, minutes: range) -> tuple[Heartbeats, Heartbeats]:
     """Return the heartbeats of a fleet whose even pairs have a fault, and of a healthy one."""
     faults = [Fault(kind, pair, BEGINS_US) for pair in range(0, PAIRS, 2)]
     sick = Fleet(PAIRS, seed=5, faulty_share=0, faults=faults)
@@ -50,7 +51,7 @@ def test_nothing_changes_before_a_fault_and_for_others(kind: AlertKind) -> None:
         np.testing.assert_array_equal(ours[before | is_other], theirs[before | is_other])
 
 
-def day_efficiency(found: list[Heartbeats]) -> Float64:
+def day_efficiency(found: Heartbeats) -> Float64:
     dc = column(found, "dc_kwh")
     ac = np.where(dc > 0, column(found, "ac_kwh"), 0)
     return np.asarray(dc.sum(axis=0) / ac.sum(axis=0))[::2]

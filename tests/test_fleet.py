@@ -6,8 +6,17 @@ from hypothesis import strategies as st
 
 from wattstream.client.fleet import Fleet, Heartbeats
 from wattstream.domain.readings import METER, VEHICLE
+from wattstream.domain.units import Float64
 
 MINUTE = 29_510_000  # a minute of February 2026
+
+
+def table(fleet: Fleet, minutes: range, *names: str) -> list[Float64]:
+    """Return columns of all pairs as tables, a row a minute."""
+    beats = fleet.heartbeats(
+        np.tile(np.arange(fleet.pairs), len(minutes)), np.repeat(minutes, fleet.pairs)
+    )
+    return [getattr(beats, name).reshape(-1, fleet.pairs) for name in names]
 
 
 @given(st.integers(0, 2**63), st.integers(0, 10**8), st.data())
@@ -21,15 +30,16 @@ def test_a_reading_depends_on_seed_pair_and_minute_only(
     for name in Heartbeats.__slots__[1:]:
         np.testing.assert_array_equal(getattr(whole, name), getattr(again, name))
         np.testing.assert_array_equal(getattr(whole, name)[some], getattr(part, name))
+    minutes, names = range(minute, minute + 2), Heartbeats.__slots__[1:]
+    each = [fleet.heartbeats(np.arange(50), one) for one in minutes]
+    for name, found in zip(names, table(fleet, minutes, *names), strict=True):
+        np.testing.assert_array_equal(found, [getattr(beats, name) for beats in each])
 
 
 def test_a_day_is_plausible() -> None:
     fleet = Fleet(300, seed=1, faulty_share=0.1)
-    beats = [fleet.heartbeats(np.arange(300), MINUTE + m) for m in range(1440)]
-    ac, dc, soc, temp, volts = (
-        np.array([getattr(beat, name) for beat in beats])
-        for name in ("ac_kwh", "dc_kwh", "soc_percent", "temp_c", "voltage_v")
-    )
+    names = ("ac_kwh", "dc_kwh", "soc_percent", "temp_c", "voltage_v")
+    ac, dc, soc, temp, volts = table(fleet, range(MINUTE, MINUTE + 1440), *names)
     for values, field in zip((volts, soc, temp), (*METER.fields, *VEHICLE.fields), strict=True):
         assert (values >= field.low).all()
         assert (values <= field.high).all()
@@ -46,9 +56,7 @@ def test_a_day_is_plausible() -> None:
 
 def test_the_battery_gains_what_was_delivered() -> None:
     fleet = Fleet(100, seed=4)
-    beats = [fleet.heartbeats(np.arange(100), MINUTE + m) for m in range(1440)]
-    dc = np.array([beat.dc_kwh for beat in beats])
-    soc = np.array([beat.soc_percent for beat in beats])
+    dc, soc = table(fleet, range(MINUTE, MINUTE + 1440), "dc_kwh", "soc_percent")
     rises = np.where(dc[1:] > 0, np.diff(soc, axis=0), 0).sum(axis=0)
     battery_kwh = dc[1:].sum(axis=0) / rises * 100
     assert (battery_kwh > 39).all()

@@ -241,11 +241,11 @@ def test_a_body_over_its_limit_is_413_however_it_comes(api: Api) -> None:
         assert_error(answer, 413, "body_too_large", None, "102400 bytes.*smaller batches")
 
 
-def test_a_client_that_sends_too_much_over_a_socket_reads_why(engine: Engine) -> None:
+def test_a_client_that_sends_too_much_over_a_socket_reads_why(shared_engine: Engine) -> None:
     """A server that closes before it has read the body resets the connection instead."""
     large = 17 * 1024**2
     pieces = (b"x" * 65_536 for _ in range(large // 65_536))
-    with httpx.Client(base_url=engine.url, timeout=30) as client:
+    with httpx.Client(base_url=shared_engine.url, timeout=30) as client:
         for content in (b"x" * large, pieces):
             answer = client.post("/v1/ingest/batch", content=content, headers=JSON)
             assert_error(answer, 413, "body_too_large", None, "16777216 bytes")
@@ -315,6 +315,45 @@ def test_a_device_with_an_impossible_id_is_422_and_a_body_that_is_no_json_400(ap
     for body in (b"{", b"\xff", b"[" * 90_000):
         answer = api.request("PUT", "/v1/devices/meter/x", content=body, headers=JSON)
         assert_error(answer, 400, "malformed_json", None, "not.* JSON")
+
+
+_CHANGES = [
+    ("PUT", "/v1/devices/meter/never", {"fleet": "x"}),
+    ("POST", "/v1/links", {"meterId": "never", "vehicleId": "never", "start": at()}),
+    ("PATCH", "/v1/links/1", {"end": None}),
+    ("POST", "/v1/alerts/1/ack", {"by": "me"}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), _CHANGES)
+def test_a_change_that_is_too_large_or_not_called_json_is_413_or_415(
+    api: Api, method: str, path: str, body: object
+) -> None:
+    text = json.dumps(body).encode()
+
+    async def chunks() -> Any:
+        for _ in range(3):
+            yield b" " * 400_000
+        yield text
+
+    for content in (text + b" " * 1024**2, chunks()):
+        answer = api.request(method, path, content=content, headers=JSON)
+        assert_error(answer, 413, "body_too_large", None, "1048576 bytes")
+    for headers in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "text/json5; q=1"}):
+        answer = api.request(method, path, content=text, headers=headers)
+        assert_error(answer, 415, "unsupported_media_type", None, "application/json, got .*curl")
+    assert api.get("/v1/devices/meter/never").status_code == 404
+    assert api.get("/v1/links").json()["links"] == []
+
+
+def test_a_change_that_is_too_large_over_a_socket_is_read_why(shared_engine: Engine) -> None:
+    large = 17 * 1024**2
+    pieces = (b" " * 65_536 for _ in range(large // 65_536))
+    with httpx.Client(base_url=shared_engine.url, timeout=30) as client:
+        for content in (b" " * large, pieces):
+            answer = client.put("/v1/devices/meter/x", content=content, headers=JSON)
+            assert_error(answer, 413, "body_too_large", None, "1048576 bytes")
+            assert client.get("/v1/health").is_success
 
 
 def test_a_full_queue_is_503_with_retry_after(embedded: Server) -> None:
@@ -435,6 +474,34 @@ def test_a_database_that_is_away_is_503_and_back_again(
     assert api.post(METER).status_code == 200
     for _ in range(12):
         assert api.get("/v1/ingest/status/meter/M1").is_success
+    api.close()
+
+
+def test_a_connection_that_ended_while_it_was_idle_costs_no_request(embedded: Server) -> None:
+    conninfo = embedded.make_database()
+    api = Api(conninfo, load({}, {}))
+    calls: list[Callable[[], httpx.Response]] = [
+        lambda: api.post(METER),
+        lambda: api.post([VEHICLE], "/v1/ingest/batch"),
+        lambda: api.post([{}], "/v1/ingest/batch"),
+        lambda: api.request("PUT", "/v1/devices/meter/M1", json={}),
+        lambda: api.get("/v1/ingest/status/meter/M1"),
+        lambda: api.get("/v1/health"),
+    ]
+    first = [call().status_code for call in calls]
+    for _ in range(2):
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            others = (
+                "pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            ended = connection.execute(
+                f"SELECT pg_terminate_backend(pid, 10000) FROM {others}".encode()
+            )
+            assert [row[0] for row in ended].count(True) >= len(
+                {"lanes", "admin", "keeper", "reader"}
+            )
+        assert [call().status_code for call in calls] == [200, 201, 422, 200, 200, 200]
+    assert first == [201, 201, 422, 200, 200, 200]
     api.close()
 
 

@@ -1,4 +1,4 @@
-"""No answer and no flush scans history: its plans touch a day or two, by primary key."""
+"""No answer, no look and no flush scans history: plans touch a day or two, by primary key."""
 
 import json
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def plan_of(
-    connection: psycopg.Connection[Any], file: str, name: str, stream: Stream, **params: object
+    connection: psycopg.Connection[Any], file: str, name: str, stream: Stream, /, **params: object
 ) -> list[dict[str, Any]]:
     statement = statements.load(file, stream)[name]
     row = connection.execute(b"EXPLAIN (FORMAT JSON) " + statement, params).fetchone()
@@ -86,6 +86,11 @@ EDGES = {
     "right_at": arrays.time_param(NEVER_US),
     "right_end_at": arrays.time_param(NEVER_US),
 }
+FOUND = {"now": arrays.time_param(NOW), "silent": 3.0, "pattern": "%D1%", "shown": "all"}
+REJECTED = {
+    "after": 0, "code": None, "of_stream": None, "device": "D1",
+    "start_at": arrays.time_param(0), "end_at": arrays.time_param(NOW), "limit": 9,
+}  # fmt: skip
 CASES: list[tuple[str, str, dict[str, object]]] = [
     ("answers", "latest", {"device_id": 1}),
     ("answers", "window", {"device_id": 1, **RANGE, **EDGES}),
@@ -129,11 +134,35 @@ CASES: list[tuple[str, str, dict[str, object]]] = [
     ("recompute", "raw_buckets", {"device_id": keys(1), "bucket_at": times(BUCKET), **BOUNDS}),
     ("recompute", "raw_range", {"device_id": keys(1, 2), **RANGE}),
     ("recompute", "closed_range", {"device_id": keys(1, 2), **RANGE}),
-]
+    ("rules", "pending_of", {"device_id": keys(1, 2)}),
+    ("rules", "closed_counts", {"device_id": 1, "start_at": RANGE["start_at"]}),
+    ("falls", "held", {"device_id": keys(1), "first_at": times(BUCKET), "last_at": times(NOW)}),
+    ("falls", "list", {"device_id": 1, "after": RANGE["start_at"], "limit": 9}),
+    ("links", "of_vehicle", {"external_id": "D1", "same_id": True}),
+    ("links", "all", {"same_id": True}),
+    ("links", "overlapped", {"meter_id": 1, "link_id": 0, **RANGE}),
+    ("rejections", "list", REJECTED),
+    ("rejections", "list_newest", {**REJECTED, "after": 2**62}),
+    ("rejections", "counts", {}),
+    ("alerts", "list", {"before": 2**62, "state": "open", "kind": None, "stream": None,
+                        "device": "D1", "limit": 9}),
+    ("view", "versions", {}),
+    ("view", "live_keyed", {"device_id": keys(1, 2)}),
+    ("view", "live_named", {"ids": ["D1", "D2"]}),
+    ("view", "search", {**FOUND, "sort": "energy", "sign": -1, "limit": 9, "offset": 0}),
+    ("view", "search_count", FOUND),
+    ("view", "reported", FOUND),
+    ("view", "tallies", {}),
+    ("view", "quarter_sums", RANGE),
+    ("watch", "live_states", {}),
+    ("watch", "quarter_hours", RANGE),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("stream", Stream)
-@pytest.mark.parametrize(("file", "name", "params"), CASES, ids=[case[1] for case in CASES])
+@pytest.mark.parametrize(
+    ("file", "name", "params"), CASES, ids=[f"{file}-{name}" for file, name, _ in CASES]
+)
 def test_history_and_rollups_are_read_by_key_and_day(
     connection: psycopg.Connection[Any],
     file: str,
@@ -152,6 +181,12 @@ def test_history_and_rollups_are_read_by_key_and_day(
     for node in large:
         assert node["Node Type"] in ("Index Scan", "Index Only Scan"), node
         assert "device_id" in node["Index Cond"], node
+    # What else grows with time has an index for every question too.
+    for node in plan:
+        if node.get("Relation Name") in ("register_events", "rejections", "alerts"):
+            assert node["Node Type"] in ("Index Scan", "Index Only Scan"), node
+    if name in ("closed_counts", "quarter_sums", "quarter_hours"):
+        assert large
     if name in ("window", "existing", "raw_buckets", "raw_range", "bucket_readings", "readings"):
         assert partitions
 

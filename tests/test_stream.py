@@ -95,8 +95,8 @@ def test_a_stream_goes_on_where_it_was_left(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("number", ["x", "-1", "1.5", "9" * 19, "²"])
-def test_an_id_that_no_stream_gave_is_refused(engine: Engine, number: str) -> None:
-    answer = httpx.get(f"{engine.url}/v1/stream", headers={"Last-Event-ID": number.encode()})
+def test_an_id_that_no_stream_gave_is_refused(shared_engine: Engine, number: str) -> None:
+    answer = httpx.get(f"{shared_engine.url}/v1/stream", headers={"Last-Event-ID": number.encode()})
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "event_id_invalid"
 

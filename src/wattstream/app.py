@@ -11,8 +11,9 @@ from typing import Any
 import structlog
 from starlette.types import ASGIApp
 
+from wattstream.caller import asked_by
 from wattstream.connection import ConnectionLimits
-from wattstream.domain.errors import WattstreamError
+from wattstream.domain.errors import OperatorError, WattstreamError
 from wattstream.domain.units import MICRO
 from wattstream.inputs import openapi
 from wattstream.inputs.http import BATCH_PATH, ONE_PATH, HttpInput, Receive, Scope, Send
@@ -20,15 +21,19 @@ from wattstream.limits import most_connections
 from wattstream.log import begin_request
 from wattstream.pipeline.ingest import Ingest
 from wattstream.query.alerts import AlertQueries
+from wattstream.query.keyring import Keyring
 from wattstream.query.queries import Queries
+from wattstream.query.reach import Admission, ReachedRecords
 from wattstream.query.views import Views
-from wattstream.server import HttpServer, Stop, bound_socket, url_of
+from wattstream.server import HttpServer, Stop, bound_socket, is_loopback, url_of
 from wattstream.settings import Settings
 from wattstream.stats import Shared, Stats
 from wattstream.store.alert_port import AlertStore
 from wattstream.store.embedded import EmbeddedPostgres
 from wattstream.store.port import Store
 from wattstream.store.postgres import PostgresStore
+from wattstream.store.postgres.access import PostgresAccess
+from wattstream.store.postgres.connections import Worker
 from wattstream.store.postgres.migrations import migrate
 from wattstream.store.postgres.store import WRITE_CONNECTIONS
 from wattstream.store.view_port import ViewStore
@@ -36,7 +41,9 @@ from wattstream.tls import Certificate
 from wattstream.traces import Traces, traces_of
 from wattstream.watch import Watch, Webhook, deliver_regularly, look_regularly
 from wattstream.web.api import Context, create_api
-from wattstream.web.body import LimitBody
+from wattstream.web.audit import recorded
+from wattstream.web.guard import Guard, is_act
+from wattstream.web.pages.rendering import refusal
 from wattstream.web.security import SecurityHeaders, with_cors
 
 _SPARE_CONNECTIONS = 20  # a start's own, and people who look into the database
@@ -86,12 +93,40 @@ async def migrated_database(settings: Settings) -> AsyncIterator[str]:
     with contextlib.ExitStack() as stack:
         conninfo, embedded = await asyncio.to_thread(stack.enter_context, database(settings))
         await asyncio.to_thread(migrate, conninfo)
+        await _check_open(settings, conninfo)
         watching = asyncio.create_task(_watch(embedded))
         try:
             yield conninfo
         finally:
             watching.cancel()
             await asyncio.to_thread(stack.close)
+
+
+async def _check_open(settings: Settings, conninfo: str) -> None:
+    """Refuse to serve others without keys; say so where nobody is asked for one.
+
+    Raises:
+        OperatorError: The address is not this machine's own, and there is no key.
+    """
+    worker = Worker(conninfo, "keys")
+    try:
+        _, keys = await PostgresAccess(worker).keys()
+    finally:
+        await worker.close()
+    if keys:
+        return
+    if not is_loopback(settings.host) and not settings.allow_open:
+        raise OperatorError(
+            f"{settings.host} is reached by others, and there is no key: whoever reaches it could "
+            "send, read and change everything. Make one first with\n"
+            "  wattstream keys create --name operator --scope admin\n"
+            "or set WATTSTREAM_ALLOW_OPEN=yes to serve without keys."
+        )
+    _log.warning(
+        "No keys: whoever reaches this address may send, read and change everything",
+        host=settings.host,
+        remedy="wattstream keys create --name operator --scope admin",
+    )
 
 
 class Application:
@@ -103,6 +138,7 @@ class Application:
         store: Store,
         alerts: AlertStore,
         view: ViewStore,
+        keyring: Keyring,
         *,
         clock: Callable[[], int] = clock_us,
         shared: Shared | None = None,
@@ -129,8 +165,13 @@ class Application:
             max_decoded_bytes=settings.max_decoded_body,
             max_held_bytes=settings.queue_bytes,
             max_records=settings.max_records,
+            admission=Admission(store),
         )
-        queries = Queries(store, clock, settings.link_same_id, settings.efficiency_threshold)
+        self._keyring = keyring
+        self._guard = guard = Guard(keyring)
+        queries = Queries(
+            ReachedRecords(store), clock, settings.link_same_id, settings.efficiency_threshold
+        )
         self._views = Views(view, queries, settings.alert_silent)
         api = create_api(
             Context(
@@ -138,12 +179,15 @@ class Application:
                 views=self._views,
                 alerts=AlertQueries(alerts, clock),
                 stats=stats,
+                keyring=keyring,
+                guard=guard,
                 is_full=lambda: self.ingest.is_full,
                 ingest_paths=openapi.paths(),
                 cors_origins=settings.cors_origins or (),
             )
         )
-        self._api = SecurityHeaders(LimitBody(api), secure=settings.tls_certificate is not None)
+        self._api = api
+        self._secured = SecurityHeaders(self._answer, secure=settings.tls_certificate is not None)
         self._inside: ASGIApp = with_cors(self._route, settings.cors_origins or ())
 
     def end_streams(self) -> None:
@@ -180,11 +224,29 @@ class Application:
             )
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] in (ONE_PATH, BATCH_PATH):
-            await self._input(scope, receive, send)
-            return
+        is_input = scope["path"] in (ONE_PATH, BATCH_PATH)
+        await (self._answer if is_input else self._secured)(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await self._api(scope, receive, send)
+            who = await self._guard.admit(scope)
+        except WattstreamError as error:
+            await refusal(scope, error)(scope, receive, send)
+            return
+        with asked_by(who):
+            if scope["path"] in (ONE_PATH, BATCH_PATH):
+                await self._input(scope, receive, send)
+            else:
+                await self._answer_api(scope, receive, send)
+
+    async def _answer_api(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if is_act(scope["method"], scope["path"]):
+                await recorded(self._keyring, self._api, scope, receive, send)
+            else:
+                await self._api(scope, receive, send)
+        except WattstreamError as error:  # it could not be written down, and was not done
+            await refusal(scope, error)(scope, receive, send)
         except Exception:  # noqa: BLE001 - the last line of defence, as in any server
             # The client has got its 500, or sees a stream that breaks off.
             _log.exception("A request failed", method=scope["method"], path=scope["path"])
@@ -204,8 +266,10 @@ async def running(
             all.
     """
     async with _traced() as traces, _opened(conninfo, settings) as store:
+        keyring = Keyring(store.access, clock_us, engines=settings.workers)
+        await keyring.load()
         application = Application(
-            settings, store, store.alerts, store.view, shared=shared, traces=traces
+            settings, store, store.alerts, store.view, keyring, shared=shared, traces=traces
         )
         is_first = shared is None or shared.number == 0
         if is_first:
@@ -213,12 +277,14 @@ async def running(
         writing = asyncio.create_task(application.ingest.run())
         recomputing = asyncio.create_task(store.recompute())
         measuring = asyncio.create_task(_measure_pool(store, application.stats))
+        following = asyncio.create_task(keyring.follow())
         async with _beside(settings, store, application.stats) if is_first else nullcontext():
             try:
                 yield application
             finally:
                 recomputing.cancel()
                 measuring.cancel()
+                following.cancel()
                 application.ingest.stop()
                 await writing
 

@@ -24,6 +24,11 @@ _process = os.urandom(5).hex()
 _count = itertools.count(1)
 
 
+def request_id() -> str | None:
+    """Return the id of the request under way, or None."""
+    return _request_id.get()
+
+
 def begin_request(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Give the request of this task its id, and return it.
 

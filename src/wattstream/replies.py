@@ -6,25 +6,31 @@ import msgspec
 
 from wattstream.domain.errors import (
     ConflictError,
+    ForbiddenError,
     MalformedError,
     NotAcceptableError,
     NotFoundError,
+    RateLimitedError,
     ReadingError,
     RequestError,
     RetryLaterError,
     TooLargeError,
+    UnauthorizedError,
     UnsupportedError,
     WattstreamError,
 )
 
 _STATUS: dict[type[WattstreamError], int] = {
     MalformedError: 400,
+    UnauthorizedError: 401,
+    ForbiddenError: 403,
     NotFoundError: 404,
     NotAcceptableError: 406,
     ConflictError: 409,
     TooLargeError: 413,
     UnsupportedError: 415,
     ReadingError: 422,
+    RateLimitedError: 429,
     RetryLaterError: 503,
     RequestError: 400,
 }
@@ -51,6 +57,8 @@ def error_reply(error: WattstreamError) -> Reply:
     headers = {}
     if isinstance(error, RetryLaterError):
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, UnauthorizedError):
+        headers["WWW-Authenticate"] = 'Bearer realm="Wattstream"'
     field = error.field if isinstance(error, RequestError) else None
     return Reply(status, headers, error_body(error.code, error.message, field))
 

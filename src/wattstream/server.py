@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import gc
+import ipaddress
 import signal
 import socket
 import ssl
@@ -245,3 +246,11 @@ def url_of(host: str, listener: socket.socket, *, secure: bool) -> str:
     port = listener.getsockname()[1]
     scheme = "https" if secure else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address to listen on is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

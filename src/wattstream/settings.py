@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -24,7 +25,7 @@ from wattstream.domain.errors import SettingsError
 
 PREFIX = "WATTSTREAM_"
 _TEST_PREFIX = "WATTSTREAM_TEST_"
-SECRET = frozenset({"database_url", "webhook_url", "webhook_secret"})
+SECRET = frozenset({"database_url", "key", "webhook_url", "webhook_secret"})
 """Settings whose values are never shown."""
 _SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
 _BYTES = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
@@ -148,6 +149,12 @@ class Settings(BaseModel):
     read_connections: int = _setting(
         6, "connections", "Database connections that answer queries.", gt=0, le=100
     )
+    key: str | None = _setting(
+        None, None, "Key that commands send to an engine: simulate, replay, export, top. No flag."
+    )
+    allow_open: bool = _setting(
+        False, None, "Serve without any key on an address that others reach."
+    )
     link_same_id: bool = _setting(
         True, None, "Link a vehicle to the meter of the same id where no link names either."
     )
@@ -220,6 +227,19 @@ class Settings(BaseModel):
             if f"alert_{kind}" in Settings.model_fields
         }
         return {AlertKind.LOW_EFFICIENCY: self.efficiency_threshold, **own}
+
+
+def seconds_of(name: str, text: str) -> int:
+    """Return a duration such as 90s, 12h or 400d in seconds.
+
+    Raises:
+        SettingsError: It is none.
+    """
+    try:
+        return TypeAdapter[int](Duration).validate_python(text)
+    except ValidationError as error:
+        words = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{name}: {words}, got {text!r}") from error
 
 
 def unit_of(name: str) -> str | None:

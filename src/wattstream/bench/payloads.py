@@ -25,6 +25,7 @@ class Shape:
         duplicate_share: Readings sent a second time, ten minutes later.
         devices: Meters, and as many vehicles.
         prefix: Of their ids.
+        token: Of the key that requests show; None for none.
         is_register: Values that rise from minute to minute, as those of a counter.
     """
 
@@ -36,6 +37,7 @@ class Shape:
     devices: int = DEVICES
     prefix: str = ""
     is_register: bool = False
+    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +95,13 @@ def _packed(records: list[dict[str, object]], shape: Shape, path: str) -> list[R
         else:
             body = msgspec.json.encode(part)
         kind = "application/x-ndjson" if shape.ndjson else "application/json"
-        encoding = ""
+        encoding = key = ""
+        if shape.token is not None:
+            key = f"Authorization: Bearer {shape.token}\r\n"
         if shape.compress:
             body, encoding = gzip.compress(body, 1), "Content-Encoding: gzip\r\n"
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {kind}\r\n{encoding}"
+            f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {kind}\r\n{encoding}{key}"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         built.append(Request(head.encode() + body, len(part)))

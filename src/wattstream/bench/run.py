@@ -14,6 +14,7 @@ from wattstream.bench.beats import BEATS_A_MINUTE, beats
 from wattstream.bench.costs import measure_costs
 from wattstream.bench.detection import FULL, QUICK, SEEDS, Score, measure_detection
 from wattstream.bench.engine import Engine, empty_server, run_engine
+from wattstream.bench.guarded import measure_keys
 from wattstream.bench.load import Outcome, run_load
 from wattstream.bench.memory import sampled
 from wattstream.bench.payloads import DEVICES, Request, Shape, requests
@@ -39,7 +40,7 @@ _CASES: list[tuple[str, Shape, int, str]] = [
 ]
 USUAL = (
     *("batch", "forms", "disorder", "backlog", "registers", "single"),
-    *("mixed", "million", "costs", "answers", "memory"),
+    *("mixed", "million", "keys", "costs", "answers", "memory"),
 )
 DETECTION = "detection"
 PARTS = (*USUAL, DETECTION)
@@ -135,6 +136,11 @@ class Bench:
             self._mixed(engine)
         if "million" in parts:
             self._million(engine)
+        if "keys" in parts:
+            measure_keys(engine.port, conninfo, self._made, self._copy, self._on_row)
+
+    def _made(self, shape: Shape) -> list[Request]:
+        return self._requests(shape, self._minutes)
 
     def _requests(self, shape: Shape, minutes: int) -> list[Request]:
         built = requests(shape, self._next_s, minutes, BATCH_PATH)

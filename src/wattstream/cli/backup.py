@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from wattstream.cli.options import DATA_DIR, POSTGRES_USER
 from wattstream.domain.errors import EmbeddedServerError
 from wattstream.settings import Settings, load
 from wattstream.store.embedded.backup import back_up
@@ -17,20 +18,11 @@ RESTORE_EXAMPLES = (
     "Example:  wattstream restore /backup/wattstream-2026-05-01 --data-dir wattstream-data"
 )
 
-DataDir = Annotated[
-    str | None,
-    typer.Option("--data-dir", help="The engine's data folder. Default: wattstream-data."),
-]
-PostgresUser = Annotated[
-    str | None,
-    typer.Option("--postgres-user", help="As for `serve` when started by root. Default: nobody."),
-]
-
 
 def backup(
     target: Annotated[Path, typer.Argument(help="Folder to make; it must not hold anything.")],
-    data_dir: DataDir = None,
-    postgres_user: PostgresUser = None,
+    data_dir: DATA_DIR = None,
+    postgres_user: POSTGRES_USER = None,
 ) -> None:
     """Copy the embedded database, consistent, while the engine runs or not; then check the copy."""
     settings = _embedded(data_dir, postgres_user)
@@ -50,8 +42,8 @@ def backup(
 
 def restore(
     source: Annotated[Path, typer.Argument(help="Folder that `wattstream backup` made.")],
-    data_dir: DataDir = None,
-    postgres_user: PostgresUser = None,
+    data_dir: DATA_DIR = None,
+    postgres_user: POSTGRES_USER = None,
 ) -> None:
     """Check a backup, copy it into an empty data folder, and start it once."""
     settings = _embedded(data_dir, postgres_user)

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from wattstream.cli.options import engine_url
+from wattstream.cli.options import engine_key, engine_url
 from wattstream.client.archive import Archive, CsvArchive, ParquetArchive, new_file
 from wattstream.client.export import Exporter, Range
 from wattstream.domain.errors import OperatorError
@@ -75,7 +75,7 @@ def export(
     console = Console(stderr=True)
     wanted = Range(*_range(start, end), resolution)
     stream = Stream(type)
-    with closing(Exporter(url or engine_url())) as exporter, new_file(file) as target:
+    with closing(Exporter(url or engine_url(), engine_key())) as exporter, new_file(file) as target:
         archive = make(target)
         ids = list(dict.fromkeys(id)) if id else exporter.devices(stream)
         if not ids:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 import wattstream
 from wattstream.app import database, serve
-from wattstream.cli import backup, bench, export, replay, simulate, top
+from wattstream.cli import backup, bench, export, keys, replay, simulate, top
 from wattstream.cli.doctor import doctor
 from wattstream.cli.options import shown_default, with_settings
 from wattstream.cli.simulated import simulated_devices
@@ -107,6 +107,8 @@ app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("top", epilog=top.EXAMPLES)(top.top)
 app.command("backup", epilog=backup.BACKUP_EXAMPLES)(backup.backup)
 app.command("restore", epilog=backup.RESTORE_EXAMPLES)(backup.restore)
+app.add_typer(keys.keys, name="keys", epilog=keys.EXAMPLES)
+app.command("audit", epilog=keys.AUDIT_EXAMPLES)(keys.audit)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
 
 

@@ -15,7 +15,8 @@ def with_settings(*names: str) -> Callable[[Callable[[Settings], None]], Callabl
 
     A flag wins over the environment variable of the same name.
     """
-    chosen = names or tuple(Settings.model_fields)
+    # A key as a flag would be read in the list of processes.
+    chosen = names or tuple(name for name in Settings.model_fields if name != "key")
 
     def decorate(command: Callable[[Settings], None]) -> Callable[..., None]:
         @functools.wraps(command)
@@ -55,9 +56,27 @@ def shown_default(name: str) -> str:
     return f"{default} {unit}" if unit else str(default)
 
 
+DATABASE_URL = Annotated[
+    str | None, typer.Option("--database-url", help="As for `serve`. Default: the embedded one.")
+]
+DATA_DIR = Annotated[
+    str | None,
+    typer.Option("--data-dir", help="The engine's data folder. Default: wattstream-data."),
+]
+POSTGRES_USER = Annotated[
+    str | None,
+    typer.Option("--postgres-user", help="As for `serve` when started by root. Default: nobody."),
+]
+
+
 def engine_url() -> str:
     """Return the URL of this machine's engine, as its settings say."""
     settings = load()
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
     scheme = "http" if settings.tls_certificate is None else "https"
     return f"{scheme}://{host}:{settings.port}"
+
+
+def engine_key() -> str | None:
+    """Return the key that commands send to an engine, as the settings say."""
+    return load().key

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from wattstream.cli.options import engine_url
+from wattstream.cli.options import engine_key, engine_url
 from wattstream.cli.progress import print_totals, shown_progress
 from wattstream.client.replay import Replay, shift_to_now_us, survey
 from wattstream.client.replay import replay as send_files
@@ -98,7 +98,7 @@ def replay(
     plan = Replay(files, shift_us, offsets, mode, rate, batch)
 
     async def run() -> Sender:
-        sender = Sender(url or engine_url(), connections=connections)
+        sender = Sender(url or engine_url(), connections=connections, key=engine_key())
         try:
             label = files[0].name if len(files) == 1 else f"{len(files)} files"
             with shown_progress(console, label, found.rows, sender.totals) as advance:

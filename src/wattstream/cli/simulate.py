@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wattstream.cli.options import engine_url
+from wattstream.cli.options import engine_key, engine_url
 from wattstream.cli.progress import print_totals, shown_progress
 from wattstream.cli.truth import wanted, write_truth
 from wattstream.client.faults import FAULTS, choose
@@ -118,7 +118,7 @@ def simulate(
     if truth is not None:
         write_truth(truth, simulation.truth())
     console = Console()
-    sender = Sender(url or engine_url(), connections=connections)
+    sender = Sender(url or engine_url(), connections=connections, key=engine_key())
     asyncio.run(_run(simulation, sender, console, now_s))
     print_totals(console, sender.totals)
     if sender.totals.rejected:

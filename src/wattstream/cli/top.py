@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from wattstream.cli.options import engine_url
+from wattstream.cli.options import engine_key, engine_url
 from wattstream.client.overview import Observer, Overview
 from wattstream.domain.errors import OperatorError
 
@@ -37,7 +37,7 @@ def top(
     Ctrl-C ends it.
     """
     console = Console()
-    with closing(Observer(url or engine_url())) as observer:
+    with closing(Observer(url or engine_url(), engine_key())) as observer:
         if once or not console.is_terminal:
             console.print(frame(observer.url, observer.look()))
             return

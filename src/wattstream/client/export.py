@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import httpx
 
 from wattstream.client.archive import Archive
-from wattstream.client.sender import message_of, no_engine, retry_after_s
+from wattstream.client.credentials import authorization
+from wattstream.client.sender import KEY_STATUSES, message_of, no_engine, no_key, retry_after_s
 from wattstream.domain.errors import OperatorError
 from wattstream.domain.readings import Stream
 
@@ -41,10 +42,12 @@ class Range:
 class Exporter:
     """Asks one engine."""
 
-    def __init__(self, url: str) -> None:
-        """Prepare to ask the engine at `url`."""
+    def __init__(self, url: str, key: str | None = None) -> None:
+        """Prepare to ask the engine at `url`, with the key that it may ask for."""
         self._url = url.rstrip("/")
-        self._client = httpx.Client(base_url=self._url, timeout=_TIMEOUT)
+        self._client = httpx.Client(
+            base_url=self._url, timeout=_TIMEOUT, headers=authorization(key)
+        )
 
     def close(self) -> None:
         """Close the connection."""
@@ -125,6 +128,8 @@ class Exporter:
                         yield response
                         return
                     response.read()
+                    if response.status_code in KEY_STATUSES:
+                        raise no_key(self._url, response)
                     if response.status_code not in (429, 503) or time.monotonic() > deadline:
                         raise OperatorError(f"{self._url} refuses: {message_of(response)}")
                     wait_s = max(wait_s, retry_after_s(response))

@@ -103,8 +103,13 @@ class Fleet:
         self._battery_kwh = 40 + 50 * self._uniform(pair, 5)
         self._standby_kw = 0.003 + 0.005 * self._uniform(pair, 6)
 
-    def heartbeats(self, pair: Int64, minute: int) -> Heartbeats:
-        """Return the readings of some pairs in a minute since 1970, one with a heartbeat."""
+    def heartbeats(self, pair: Int64, minute: int | Int64) -> Heartbeats:
+        """Return the readings of some pairs in a minute since 1970, one with a heartbeat.
+
+        Args:
+            pair: Numbers of the pairs.
+            minute: One for all, or one for each of them.
+        """
         at_s = minute * MINUTE_S + self.offset_s[pair]
         vehicle_s = at_s - self._early_s[pair]
         at_us, vehicle_us = at_s * MICRO, vehicle_s * MICRO
@@ -142,7 +147,7 @@ class Fleet:
         return np.asarray(rise / 100 * self._battery_kwh[pair], np.float64)
 
     def _drawn(
-        self, pair: Int64, at_s: Int64, minute: int, through_kwh: Float64, temp_c: Float64
+        self, pair: Int64, at_s: Int64, minute: int | Int64, through_kwh: Float64, temp_c: Float64
     ) -> tuple[Float64, Float64]:
         """Return what the meter counts in the heartbeat that ends at a time, kWh; and the load."""
         at_us, hours = at_s * MICRO, self._manner.heartbeat_s / 3600

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 
 from wattstream.client.counters import Counters
-from wattstream.client.sender import message_of, no_engine
+from wattstream.client.credentials import authorization
+from wattstream.client.sender import KEY_STATUSES, message_of, no_engine, no_key
 from wattstream.domain.errors import OperatorError
 
 SHOWN_SILENT = 10
@@ -71,10 +72,10 @@ class Overview:
 class Observer:
     """Looks at one engine."""
 
-    def __init__(self, url: str) -> None:
-        """Prepare to ask the engine at `url`."""
+    def __init__(self, url: str, key: str | None = None) -> None:
+        """Prepare to ask the engine at `url`, with the key that it may ask for."""
         self.url = url.rstrip("/")
-        self._client = httpx.Client(base_url=self.url, timeout=_TIMEOUT)
+        self._client = httpx.Client(base_url=self.url, timeout=_TIMEOUT, headers=authorization(key))
         self._fleet = Fleet()
         self._fleet_due_s = 0.0
         self._before: tuple[float, Counters] | None = None
@@ -146,6 +147,8 @@ class Observer:
             response = self._client.get(path, params=params)
         except httpx.TransportError as error:
             raise no_engine(self.url, error) from error
+        if response.status_code in KEY_STATUSES:
+            raise no_key(self.url, response)
         if not response.is_success:
             raise OperatorError(f"{self.url} cannot answer {path}: {message_of(response)}")
         return response

@@ -10,8 +10,10 @@ from typing import Any
 import httpx
 import msgspec
 
+from wattstream.client.credentials import authorization
 from wattstream.domain.errors import OperatorError
 
+KEY_STATUSES = frozenset({401, 403})
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 5.0
 _TIMEOUT = httpx.Timeout(60, connect=5)
@@ -65,12 +67,15 @@ class Totals:
 class Sender:
     """Sends batches; `totals` is up to date at any time."""
 
-    def __init__(self, url: str, *, connections: int, patience_s: float = 10.0) -> None:
+    def __init__(
+        self, url: str, *, connections: int, key: str | None = None, patience_s: float = 10.0
+    ) -> None:
         """Prepare to send to the engine at `url`.
 
         Args:
             url: Base URL, such as http://127.0.0.1:8000.
             connections: Requests under way at once.
+            key: What the engine may ask for.
             patience_s: How long the engine may be away before the sender gives up.
         """
         self.totals = Totals()
@@ -78,7 +83,9 @@ class Sender:
         self._connections = connections
         self._patience_s = patience_s
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._client = httpx.AsyncClient(base_url=self._url, limits=limits, timeout=_TIMEOUT)
+        self._client = httpx.AsyncClient(
+            base_url=self._url, limits=limits, timeout=_TIMEOUT, headers=authorization(key)
+        )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -128,6 +135,10 @@ class Sender:
                 if time.monotonic() - started > self._patience_s:
                     raise no_engine(self._url, error) from error
             else:
+                if response.status_code in KEY_STATUSES and b"device_forbidden" not in (
+                    response.content
+                ):
+                    raise no_key(self._url, response)
                 if response.status_code not in (429, 503):
                     self._count(batch, response, time.perf_counter() - sent)
                     return
@@ -147,6 +158,8 @@ class Sender:
             response = await self._client.put(path, json=body)
         except httpx.TransportError as error:
             raise no_engine(self._url, error) from error
+        if response.status_code in KEY_STATUSES:
+            raise no_key(self._url, response)
         if not response.is_success:
             raise OperatorError(f"{self._url}{path} refused {body}: {message_of(response)}")
 
@@ -194,6 +207,14 @@ class Sender:
     def _note(self, code: str, message: str, count: int = 1) -> None:
         self.totals.codes[code] += count
         self.totals.errors.setdefault(code, message)
+
+
+def no_key(url: str, response: httpx.Response) -> OperatorError:
+    """Return the error for an engine that asks for another key."""
+    return OperatorError(
+        f"{url} refuses: {message_of(response)}\n"
+        "The key that is sent is WATTSTREAM_KEY; `wattstream keys create` makes one."
+    )
 
 
 def no_engine(url: str, error: httpx.TransportError) -> OperatorError:

@@ -255,7 +255,7 @@ def _loosely(raw: bytes) -> Record:
             "a reading must be a JSON object; arrays go to /v1/ingest/batch", code="not_an_object"
         ) from error
     except _MALFORMED as error:
-        raise _malformed(error) from error
+        loose = _without_other_keys(raw, error)
     raws = {name: bytes(getattr(loose, name)) for name in _KEYS}
     # Only the keys of its own kind count; what else is there is ignored, whatever it holds.
     ids = {key: None if raws[key] == b"null" else "" for key in ("meterId", "vehicleId")}
@@ -269,6 +269,22 @@ def _loosely(raw: bytes) -> Record:
     }
     texts = {kind.id_key: device, "timestamp": _text("timestamp", raws["timestamp"])}
     return Record(type=kind.stream.value, **texts, **numbers)  # type: ignore[arg-type]
+
+
+def _without_other_keys(raw: bytes, error: Exception) -> msgspec.Struct:
+    r"""Return a record that msgspec refuses, where only keys that are ignored hold a "\ud800".
+
+    Raises:
+        MalformedError: It is not JSON, or a key that counts holds one.
+    """
+    if b"\\u" not in raw:
+        raise _malformed(error) from error
+    try:
+        value = json.loads(raw.decode(), parse_constant=_no_constant)
+        known = json.dumps({key: value[key] for key in _KEYS if key in value})
+        return _LOOSE.decode(known)
+    except (ValueError, TypeError, *_MALFORMED):
+        raise _malformed(error) from error
 
 
 def _text(name: str, raw: bytes) -> str | None:

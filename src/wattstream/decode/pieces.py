@@ -9,7 +9,7 @@ array leaves a piece that is no array; then the caller decodes the whole.
 import re
 from collections.abc import Iterator
 
-_PIECE_BYTES = 256 * 1024
+_PIECE_BYTES = 64 * 1024
 _ARRAY = re.compile(rb"\s*\[")
 _RECORDS = re.compile(rb'\s*\{\s*"records"\s*:\s*\[')
 _ARRAY_END = re.compile(rb"\]\s*\Z")

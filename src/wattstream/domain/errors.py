@@ -48,6 +48,18 @@ class NotFoundError(RequestError):
     code = "not_found"
 
 
+class UnauthorizedError(RequestError):
+    """The request needs a key that is valid."""
+
+    code = "key_missing"
+
+
+class ForbiddenError(RequestError):
+    """The key does not let its holder do that, or not with that device."""
+
+    code = "forbidden"
+
+
 class ConflictError(RequestError):
     """What is already kept contradicts the request."""
 
@@ -93,6 +105,12 @@ class QueueFullError(RetryLaterError):
     """Readings arrive faster than they can be committed."""
 
     code = "queue_full"
+
+
+class RateLimitedError(RetryLaterError):
+    """The key's requests come faster than it allows."""
+
+    code = "rate_limited"
 
 
 class StoreUnavailableError(RetryLaterError):

@@ -28,11 +28,16 @@ class StreamStats:
 
 @dataclass(frozen=True, slots=True)
 class KeptRejection:
-    """A rejection as listed."""
+    """A rejection as listed.
+
+    Attributes:
+        key: Prefix of the key that the record came with; None for none.
+    """
 
     rejection_id: int
     rejected_at_us: int
     rejection: Rejection
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

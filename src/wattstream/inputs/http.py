@@ -12,12 +12,22 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 import structlog
 from prometheus_client import Counter
 
+from wattstream.caller import caller
 from wattstream.decode.encoding import decompress
-from wattstream.decode.json import decode_array, decode_lines, decode_one, decode_row
-from wattstream.decode.records import Limits, TakesLongError
+from wattstream.decode.json import (
+    Decoded,
+    Part,
+    decode_array,
+    decode_lines,
+    decode_one,
+    decode_row,
+)
+from wattstream.decode.records import Limits, TakesLongError, chosen_rows
+from wattstream.domain.access import Reach
 from wattstream.domain.errors import (
     ConflictError,
     MalformedError,
@@ -28,9 +38,10 @@ from wattstream.domain.errors import (
     UnsupportedError,
     WattstreamError,
 )
-from wattstream.domain.readings import Rejection, to_rows
+from wattstream.domain.readings import Rejection, Stream, to_rows
 from wattstream.domain.units import MICRO, rfc3339
 from wattstream.pipeline.ingest import Ingest, Report
+from wattstream.query.reach import Admission, forbidden
 from wattstream.replies import Reply, error_body, error_reply, internal_error
 from wattstream.stats import Stats
 
@@ -86,7 +97,9 @@ class HttpInput:
         max_decoded_bytes: int,
         max_held_bytes: int,
         max_records: int,
+        admission: Admission,
     ) -> None:
+        self._admission = admission
         self._ingest = ingest
         self._clock_us = clock_us
         self._max_future_us = max_future_s * MICRO
@@ -236,6 +249,12 @@ class HttpInput:
                 report = await self._ingest.write(decoded)
                 raise _as_error(report.rejections[0])
             (row,) = to_rows(decoded.parts[0].readings)
+        reach = caller().reach
+        if not reach.is_whole and not await self._admission.admitted(
+            reach, row.stream, [row.device]
+        ):
+            await self._ingest.keep(_forbidden(0, row.stream, row.device, reach, body))
+            raise forbidden(row.stream, row.device, reach)
         is_stored = await self._ingest.write_row(row, body)
         if isinstance(is_stored, Rejection):
             raise _as_error(is_stored)
@@ -259,8 +278,33 @@ class HttpInput:
                 decoded = decode(body, limits)
         if decoded is None:
             decoded = await self._in_thread(decode, body, replace(limits, max_patient=None))
+        reach = caller().reach
+        if not reach.is_whole:
+            decoded = await self._within(decoded, reach)
         report = await self._ingest.write(decoded)
         return Reply(_batch_status(report), {}, _encode(_batch_body(report)))
+
+    async def _within(self, decoded: Decoded, reach: Reach) -> Decoded:
+        """Refuse the readings of devices that the key does not reach."""
+        parts, refused = [], list(decoded.rejections)
+        for part in decoded.parts:
+            readings = part.readings
+            seen = await self._admission.admitted(reach, readings.stream, readings.ids)
+            is_seen = np.fromiter((name in seen for name in readings.ids), np.bool_, len(readings))
+            refused += [
+                _forbidden(index, readings.stream, readings.ids[row], reach, decoded.record(index))
+                for row, index in zip(
+                    np.flatnonzero(~is_seen).tolist(), part.index[~is_seen].tolist(), strict=True
+                )
+            ]
+            if is_seen.any():
+                parts.append(Part(chosen_rows(readings, is_seen), part.index[is_seen]))
+        return replace(decoded, parts=parts, rejections=refused)
+
+
+def _forbidden(index: int, stream: Stream, device: str, reach: Reach, record: bytes) -> Rejection:
+    error = forbidden(stream, device, reach)
+    return Rejection(index, error.code, error.message, error.field, record, stream, device)
 
 
 def _batch_status(report: Report) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wattstream.caller import caller
 from wattstream.decode.json import Decoded, Part
 from wattstream.domain.readings import KINDS, Conflict, Readings, Rejection, Row, Stream, from_rows
 from wattstream.domain.units import exact, kwh, rfc3339
@@ -96,7 +97,7 @@ class Ingest:
             rejections += _rejections(part, outcome, decoded.record)
         rejections.sort(key=lambda rejection: rejection.index)
         if rejections:
-            await self._store.keep(rejections, self._clock_us())
+            await self._store.keep(rejections, self._clock_us(), caller().prefix)
         return self._count(decoded.received, parts, written, rejections)
 
     async def write_row(self, row: Row, record: bytes) -> bool | Rejection:
@@ -119,13 +120,13 @@ class Ingest:
             return False
         part = Part(from_rows([row]), np.zeros(1, np.int64))
         (rejection,) = _rejections(part, written, lambda _: record)
-        await self._store.keep([rejection], self._clock_us())
+        await self._store.keep([rejection], self._clock_us(), caller().prefix)
         self._stats.rejected.labels(rejection.code).inc()
         return rejection
 
     async def keep(self, rejection: Rejection) -> None:
         """Keep a request that holds no reading at all, and count it."""
-        await self._store.keep([rejection], self._clock_us())
+        await self._store.keep([rejection], self._clock_us(), caller().prefix)
         self._count(1, [], [], [rejection])
 
     def _count(

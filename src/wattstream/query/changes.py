@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import structlog
 
+from wattstream.domain.access import WHOLE, Reach
 from wattstream.domain.errors import RetryLaterError, WattstreamError
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import MICRO, NEVER_US, Int64
@@ -42,11 +43,13 @@ class Wanted:
         streams: Of these; none: no live states at all.
         ids: Of devices with these outside ids; None: of all.
         since_us: Who was told everything that came before, microseconds; None: nobody.
+        reach: And within it.
     """
 
     streams: tuple[Stream, ...]
     ids: frozenset[str] | None = None
     since_us: int | None = None
+    reach: Reach = WHOLE
 
 
 @dataclass(eq=False, slots=True)
@@ -91,7 +94,11 @@ class Listener:
 
     def _wants(self, row: LiveState) -> bool:
         ids, device = self.wanted.ids, row.device
-        return device.stream in self.wanted.streams and (ids is None or device.external_id in ids)
+        return (
+            device.stream in self.wanted.streams
+            and (ids is None or device.external_id in ids)
+            and self.wanted.reach.admits(device.external_id, device.fleet)
+        )
 
 
 class Changes:

@@ -21,7 +21,7 @@ from wattstream.domain.register import EnergyMode
 from wattstream.domain.units import MICRO, NEVER_US, Int64
 from wattstream.query.latest import find_vehicle
 from wattstream.query.window import contributed
-from wattstream.store.port import RawBucket, Snapshot, Store
+from wattstream.store.port import RawBucket, Records, Snapshot
 
 MAX_READINGS = 200_000
 """Most readings of a device that are compared: a month of minutes four times over."""
@@ -70,7 +70,7 @@ class VehicleClocks:
 
 
 async def vehicle_clocks(
-    store: Store, vehicle_id: str, start_us: int, end_us: int, *, same_id: bool
+    store: Records, vehicle_id: str, start_us: int, end_us: int, *, same_id: bool
 ) -> VehicleClocks:
     """Estimate the clock offset of a vehicle's meters over [start_us, end_us) of their clocks.
 

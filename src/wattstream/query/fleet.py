@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wattstream.caller import caller
 from wattstream.domain.efficiency import Status, efficiency, status
 from wattstream.domain.errors import NotFoundError
 from wattstream.domain.links import covered
@@ -11,7 +12,8 @@ from wattstream.domain.readings import Stream
 from wattstream.domain.units import DAY_US, MICRO, Int64, bucket_ceil
 from wattstream.query.performance import BATTERY_TEMP
 from wattstream.query.ranges import device_totals, grouped, range_sums
-from wattstream.store.port import DeviceTotals, Snapshot, Store, Totals
+from wattstream.query.reach import within
+from wattstream.store.port import DeviceTotals, Records, Snapshot, Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class _Measured:
 
 
 async def fleet_performance(
-    store: Store,
+    store: Records,
     now_us: int,
     start_us: int | None,
     end_us: int | None,
@@ -118,7 +120,7 @@ async def fleet_performance(
 
 
 async def fleets(
-    store: Store,
+    store: Records,
     now_us: int,
     start_us: int | None,
     end_us: int | None,
@@ -157,6 +159,8 @@ async def _measured(
     measured = {}
     for stream, key in ((Stream.METER, feeds.meter), (Stream.VEHICLE, feeds.vehicle)):
         totals = await device_totals(snapshot, stream, start_us, end_us, newest[stream])
+        if (keys := await within(snapshot, stream, caller().reach)) is not None:
+            totals = totals.of(keys)
         # Nothing is after the newest reading: a link may as well end with its quarter-hour.
         until_us = bucket_ceil(end_us) if end_us > newest[stream] else end_us
         links = (key, feeds.start_us, feeds.end_us)

@@ -9,9 +9,11 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from wattstream.domain.access import Reach
 from wattstream.domain.efficiency import efficiency
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import BUCKET_US, DAY_US, MICRO, NEVER_US, bucket_floor
+from wattstream.query.reach import within
 from wattstream.store.view_port import ViewStore
 
 _RECENT_US = 4 * BUCKET_US
@@ -37,10 +39,11 @@ class Quarter:
 
 
 class FleetDay:
-    """The last 24 hours of one engine's database."""
+    """The last 24 hours of one engine's database, within a reach."""
 
-    def __init__(self, store: ViewStore, clock_us: Callable[[], int]) -> None:
+    def __init__(self, store: ViewStore, clock_us: Callable[[], int], reach: Reach) -> None:
         self._store = store
+        self._reach = reach
         self._clock_us = clock_us
         self._sums: dict[Stream, dict[int, int]] = {stream: {} for stream in Stream}
         self._day_read_us = self._recent_read_us = NEVER_US
@@ -68,7 +71,11 @@ class FleetDay:
         """Read a part again, up to the last closed quarter-hour; what is older is forgotten."""
         async with self._store.snapshot() as snapshot:
             found = {
-                stream: dict(await snapshot.quarter_sums(stream, start_us, end_us))
+                stream: dict(
+                    await snapshot.quarter_sums(
+                        stream, start_us, end_us, await within(snapshot, stream, self._reach)
+                    )
+                )
                 for stream in Stream
             }
         for stream, sums in found.items():

@@ -16,7 +16,7 @@ from wattstream.domain.register import Contributions
 from wattstream.domain.units import BUCKET_US, MICRO, Float64, Int64, bucket_ceil, bucket_floor
 from wattstream.query.latest import find
 from wattstream.query.window import contributed, window_totals
-from wattstream.store.port import Quarters, Snapshot, Store
+from wattstream.store.port import Quarters, Records, Snapshot
 
 BLOCK_ROWS = 10_000
 """Most readings or quarter-hours read at once: what a stream holds in memory."""
@@ -111,7 +111,7 @@ class BucketBlock:
 Block = RawBlock | BucketBlock
 
 
-async def page(store: Store, wanted: Wanted, limit: int) -> tuple[list[Block], Place | None]:
+async def page(store: Records, wanted: Wanted, limit: int) -> tuple[list[Block], Place | None]:
     """Return up to `limit` rows from one snapshot, and where the next page begins, if there is one.
 
     At least one block is returned, maybe without rows.
@@ -138,7 +138,7 @@ async def page(store: Store, wanted: Wanted, limit: int) -> tuple[list[Block], P
     return blocks, place
 
 
-async def stream(store: Store, wanted: Wanted, limit: int | None) -> AsyncGenerator[Block]:
+async def stream(store: Records, wanted: Wanted, limit: int | None) -> AsyncGenerator[Block]:
     """Yield up to `limit` rows in blocks of at most BLOCK_ROWS.
 
     Each block is of a snapshot of its own, so that nothing is held while a slow client reads.

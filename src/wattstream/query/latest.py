@@ -8,7 +8,7 @@ from wattstream.domain.errors import NotFoundError
 from wattstream.domain.links import Feeds
 from wattstream.domain.readings import Stream, is_valid_id
 from wattstream.domain.units import NEVER_US
-from wattstream.store.port import Latest, Snapshot, Store
+from wattstream.store.port import Latest, Records, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def _unknown(stream: Stream, external_id: str) -> NotFoundError:
     return NotFoundError(f"no {stream} {external_id!r} was ever seen", code=f"{stream}_unknown")
 
 
-async def live_state(store: Store, stream: Stream, external_id: str) -> LiveState:
+async def live_state(store: Records, stream: Stream, external_id: str) -> LiveState:
     """Return the newest reading of a device.
 
     Raises:

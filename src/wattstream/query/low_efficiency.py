@@ -8,7 +8,7 @@ from wattstream.domain.links import AcSource
 from wattstream.domain.readings import Stream
 from wattstream.query.fleet import default_start
 from wattstream.query.linked import linked_energy
-from wattstream.store.port import Store
+from wattstream.store.port import Records
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Alerts:
     alerts: list[LowEfficiency]
 
 
-async def low_efficiency(store: Store, now_us: int, *, same_id: bool, threshold: float) -> Alerts:
+async def low_efficiency(store: Records, now_us: int, *, same_id: bool, threshold: float) -> Alerts:
     """Return vehicles whose efficiency over the fleet's default window is below a threshold.
 
     The window runs from the first whole quarter-hour after now − 24 h through the newest

@@ -5,9 +5,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import numpy as np
+
+from wattstream.domain.access import Reach
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import MICRO, NEVER_US
 from wattstream.query.fleet import FleetPerformance
+from wattstream.query.reach import within
 from wattstream.store.view_port import Reported, Tallies, ViewStore
 
 _TALLIES_EVERY_US = 2 * MICRO
@@ -17,11 +21,11 @@ _RATE_OVER_US = 60 * MICRO
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What is known of all devices.
+    """What is known of all devices within a reach.
 
     Attributes:
         per_second: Readings stored a second, by all engines, over the last minute at most; None
-            before it is measured.
+            before it is measured, or where it is not counted.
         fleet: Energy and efficiency over the fleet's default window.
     """
 
@@ -43,8 +47,10 @@ class Overviews:
         fleet: Callable[[], Awaitable[FleetPerformance]],
         clock_us: Callable[[], int],
         silent: float,
+        reach: Reach,
     ) -> None:
         """Prepare; `silent`: heartbeats without a reading that make a device silent."""
+        self._reach = reach
         self._store = store
         self._fleet = fleet
         self._clock_us = clock_us
@@ -63,10 +69,12 @@ class Overviews:
                 return last
             is_due = last is None or now_us >= self._asked_us + _DEVICES_EVERY_US
             async with self._store.snapshot() as snapshot:
-                tallies = await snapshot.tallies()
+                keys = {stream: await within(snapshot, stream, self._reach) for stream in Stream}
+                some = [of_stream for of_stream in keys.values() if of_stream is not None]
+                tallies = await snapshot.tallies(np.concatenate(some) if some else None)
                 if last is None or is_due:
                     reported = {
-                        stream: await snapshot.reported(stream, now_us, self._silent)
+                        stream: await snapshot.reported(stream, now_us, self._silent, keys[stream])
                         for stream in Stream
                     }
             if last is None or is_due:
@@ -79,8 +87,10 @@ class Overviews:
             self._newest = Overview(tallies, rate, reported, fleet)
             return self._newest
 
-    def _rate(self, now_us: int, readings: int) -> float | None:
+    def _rate(self, now_us: int, readings: int | None) -> float | None:
         """Return readings a second since the oldest count of the last minute."""
+        if readings is None:
+            return None
         counts = self._counts
         counts.append((now_us, readings))
         while counts[0][0] < now_us - _RATE_OVER_US:

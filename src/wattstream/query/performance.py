@@ -9,7 +9,7 @@ from wattstream.domain.units import MICRO
 from wattstream.query.latest import find_vehicle
 from wattstream.query.overlap import Range, is_witnessed
 from wattstream.query.window import window_totals
-from wattstream.store.port import Store
+from wattstream.store.port import Records
 
 BATTERY_TEMP = [field.key for field in VEHICLE.fields].index("batteryTemp")
 _APART = (
@@ -51,7 +51,7 @@ class Performance:
 
 
 async def performance(
-    store: Store,
+    store: Records,
     vehicle_id: str,
     start_us: int,
     end_us: int,

@@ -19,7 +19,7 @@ from wattstream.query.clock import VehicleClocks, vehicle_clocks
 from wattstream.query.fleet import FleetPerformance, Fleets, fleet_performance, fleets
 from wattstream.query.low_efficiency import Alerts, low_efficiency
 from wattstream.query.performance import Performance, performance
-from wattstream.store.port import Store
+from wattstream.store.port import Records
 
 Settled = tuple[Device, PendingRules | None]
 """A device, and the rules that it gets once it is recomputed."""
@@ -36,7 +36,7 @@ class Queries:
         threshold: Efficiency below this is low, fraction.
     """
 
-    store: Store
+    store: Records
     clock_us: Callable[[], int]
     same_id: bool
     threshold: float

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wattstream.domain.access import Reach
 from wattstream.domain.devices import Device, DeviceChange, PendingRules
 from wattstream.domain.falls import Fall
 from wattstream.domain.holdings import (
@@ -181,6 +182,11 @@ class DeviceTotals:
     key: Int64
     sums: Int64
 
+    def of(self, keys: Int64) -> "DeviceTotals":
+        """Return the totals of those of some devices that are there."""
+        is_wanted = np.isin(self.key, keys)
+        return DeviceTotals(self.key[is_wanted], self.sums[:, is_wanted])
+
     @property
     def energy_ukwh(self) -> Int64:
         """Counted energy, micro-kWh, int64[n]."""
@@ -282,6 +288,12 @@ class Snapshot(Protocol):
     async def labelled(self, stream: Stream) -> dict[str | None, Int64]:
         """Return the keys of all devices by fleet label; None: those without."""
 
+    async def reached(self, stream: Stream, reach: Reach) -> Int64:
+        """Return the keys of the devices of a stream within a reach, ascending."""
+
+    async def of_fleet(self, stream: Stream, fleet: str, ids: Sequence[str]) -> set[str]:
+        """Return those of some outside ids whose devices have a fleet label."""
+
     async def stats(self, stream: Stream) -> StreamStats:
         """Return what is held of a stream, without touching history."""
 
@@ -294,30 +306,8 @@ class Snapshot(Protocol):
         """Return how many records were ever refused, by stream and code."""
 
 
-class Store(Protocol):
-    """Where readings are written; its methods raise StoreUnavailableError."""
-
-    async def write(
-        self,
-        readings: Readings,
-        received_at_us: int,
-        on_half: Callable[[], None] | None = None,
-    ) -> Written:
-        """Write readings of one stream in one transaction: history, live state, rollups.
-
-        Returns only after the commit is on disk. One call at a time per stream, and a second
-        from when `on_half` is called; the second is written after the first.
-        """
-
-    async def keep(self, rejections: Sequence[Rejection], rejected_at_us: int) -> None:
-        """Keep what was refused."""
-
-    async def prune(self, oldest_us: int, max_bytes: int) -> int:
-        """Drop kept rejections from before a time, and the oldest beyond a size.
-
-        Returns:
-            How many were dropped; counts by code stay.
-        """
+class Records(Protocol):
+    """What may be asked and changed; its methods raise StoreUnavailableError."""
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """Open a consistent view; held only as long as one answer takes."""
@@ -332,9 +322,6 @@ class Store(Protocol):
         Returns:
             The device as it is now, and whether it was made.
         """
-
-    async def recompute(self) -> None:
-        """Recompute devices whose rules changed, whoever changed them, until cancelled."""
 
     async def add_link(self, meter: str, vehicle: str, start_us: int, end_us: int) -> KeptLink:
         """Link a meter to a vehicle over [start_us, end_us); devices that are new are made.
@@ -362,8 +349,39 @@ class Store(Protocol):
     async def refresh(self, start_us: int, end_us: int) -> Repair:
         """Recompute every bucket that touches [start_us, end_us) and repair what differs."""
 
-    async def prepare(self, now_us: int) -> None:
-        """Make what the next days need, such as partitions."""
-
     async def ping(self) -> None:
         """Return when the database answers."""
+
+
+class Store(Records, Protocol):
+    """Where readings are written; its methods raise StoreUnavailableError."""
+
+    async def write(
+        self,
+        readings: Readings,
+        received_at_us: int,
+        on_half: Callable[[], None] | None = None,
+    ) -> Written:
+        """Write readings of one stream in one transaction: history, live state, rollups.
+
+        Returns only after the commit is on disk. One call at a time per stream, and a second
+        from when `on_half` is called; the second is written after the first.
+        """
+
+    async def keep(
+        self, rejections: Sequence[Rejection], rejected_at_us: int, key: str | None = None
+    ) -> None:
+        """Keep what was refused, and the prefix of the key that it came with."""
+
+    async def prune(self, oldest_us: int, max_bytes: int) -> int:
+        """Drop kept rejections from before a time, and the oldest beyond a size.
+
+        Returns:
+            How many were dropped; counts by code stay.
+        """
+
+    async def recompute(self) -> None:
+        """Recompute devices whose rules changed, whoever changed them, until cancelled."""
+
+    async def prepare(self, now_us: int) -> None:
+        """Make what the next days need, such as partitions."""

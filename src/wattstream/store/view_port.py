@@ -81,10 +81,13 @@ class Reported(NamedTuple):
 
 
 class Tallies(NamedTuple):
-    """What is counted: readings held, records refused ever, alerts open, and those unnoticed."""
+    """What is counted: readings held, records refused ever, alerts open, and those unnoticed.
 
-    readings: int
-    rejections: int
+    Readings and rejections are counted over all devices only; None for some of them.
+    """
+
+    readings: int | None
+    rejections: int | None
     alerts: int
     unnoticed: int
 
@@ -102,7 +105,7 @@ class ViewSnapshot(Snapshot, Protocol):
         """Return devices that have a reading, with the newest, by outside id."""
 
     async def search(
-        self, wanted: DeviceSearch, now_us: int, silent: float
+        self, wanted: DeviceSearch, now_us: int, silent: float, within: Int64 | None = None
     ) -> tuple[list[LiveRow], int]:
         """Return a page of a list of devices, and how many devices the whole list has.
 
@@ -111,18 +114,21 @@ class ViewSnapshot(Snapshot, Protocol):
             now_us: The engine's clock.
             silent: Heartbeats without a reading that make a device silent, unless it has a
                 number of its own.
+            within: Only of devices with these keys; None: of all. The same in what follows.
         """
 
-    async def reported(self, stream: Stream, now_us: int, silent: float) -> Reported:
+    async def reported(
+        self, stream: Stream, now_us: int, silent: float, within: Int64 | None = None
+    ) -> Reported:
         """Return how well the devices of a stream report; arguments as for `search`."""
 
-    async def tallies(self) -> Tallies:
+    async def tallies(self, within: Int64 | None = None) -> Tallies:
         """Return what is counted, without touching history."""
 
     async def quarter_sums(
-        self, stream: Stream, start_us: int, end_us: int
+        self, stream: Stream, start_us: int, end_us: int, within: Int64 | None = None
     ) -> list[tuple[int, int]]:
-        """Return start and energy of the quarter-hours in [start_us, end_us), all devices together.
+        """Return start and energy of the quarter-hours in [start_us, end_us), devices together.
 
         Returns:
             (microseconds, micro-kWh), oldest first; a quarter-hour without readings is left out.

@@ -15,15 +15,19 @@ from wattstream.domain.errors import NotAcceptableError, QueueFullError, Reading
 from wattstream.domain.readings import Stream, is_valid_id
 from wattstream.domain.units import NEVER_US, rfc3339
 from wattstream.query.alerts import AlertQueries
+from wattstream.query.keyring import Keyring
 from wattstream.query.queries import Queries
 from wattstream.query.views import Views
 from wattstream.stats import Stats
 from wattstream.web import answers, models
 from wattstream.web.alerts import add_alerts
+from wattstream.web.audit import add_audit
+from wattstream.web.bodies import BodyLimit
 from wattstream.web.clock import add_clock
-from wattstream.web.documents import AWAY, BAD, RULE, UNKNOWN, DeviceId, DeviceType, Limit
+from wattstream.web.documents import AWAY, BAD, KEYS, RULE, UNKNOWN, DeviceId, DeviceType, Limit
 from wattstream.web.errors import add_error_handlers
 from wattstream.web.fleet import add_fleet
+from wattstream.web.guard import Guard, needed
 from wattstream.web.history import add_history
 from wattstream.web.links import add_links
 from wattstream.web.negotiation import preferred
@@ -63,6 +67,8 @@ class Context:
     alerts: AlertQueries
     views: Views
     stats: Stats
+    keyring: Keyring
+    guard: Guard
     is_full: Callable[[], bool]
     ingest_paths: dict[str, Any]
     cors_origins: Sequence[str]
@@ -81,6 +87,7 @@ def create_api(context: Context) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.add_middleware(BodyLimit)
     _add_answers(app, context)
     _add_registry(app, context)
     add_fleet(app, context.queries)
@@ -88,10 +95,18 @@ def create_api(context: Context) -> FastAPI:
     add_alerts(app, context.alerts)
     add_clock(app, context.queries)
     add_rejections(app, context.queries)
-    pages = Pages(context.queries, context.alerts, context.views, context.stats)
+    add_audit(app, context.keyring)
+    pages = Pages(
+        context.queries,
+        context.alerts,
+        context.views,
+        context.stats,
+        context.keyring,
+        context.guard,
+    )
     _add_operations(app, context, add_pages(app, pages, context.cors_origins))
     add_history(app, context.queries)
-    add_stream(app, context.views)
+    add_stream(app, context.views, context.keyring)
     add_error_handlers(app)
     _document(app, context.ingest_paths)
     return app
@@ -274,6 +289,23 @@ def _add_operations(
         return JSONResponse(found.model_dump(by_alias=True), headers={"Vary": "Accept"})
 
 
+def _document_keys(document: dict[str, Any]) -> None:
+    """Say of every endpoint which key it needs, and how it refuses others."""
+    document["components"]["securitySchemes"] = {
+        "key": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "Made by `wattstream keys create`; not asked for before the first is.",
+        }
+    }
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            scope = needed(method.upper(), path)
+            if scope is not None:
+                operation["security"] = [{"key": [scope.value]}]
+                operation["responses"] |= {str(code): said for code, said in KEYS.items()}
+
+
 def _wants_page(request: Request) -> bool:
     """Return whether the client names HTML before JSON; who takes anything gets JSON."""
     try:
@@ -296,6 +328,7 @@ def _document(app: FastAPI, ingest_paths: dict[str, Any]) -> None:
                     if default == "Validation Error":
                         del operation["responses"]["422"]
             document["paths"] = ingest_paths | document["paths"]
+            _document_keys(document)
             for unused in ("HTTPValidationError", "ValidationError"):
                 document["components"]["schemas"].pop(unused, None)
             app.openapi_schema = document

@@ -14,7 +14,17 @@ BAD: Responses = {400: {**_ERROR, "description": "A parameter is wrong"}}
 UNKNOWN: Responses = {404: {**_ERROR, "description": "Unknown"}}
 FORM: Responses = {406: {**_ERROR, "description": "The client takes no form of the answer"}}
 AWAY: Responses = {503: {**_ERROR, "description": "The database is away, or the queue is full"}}
-RULE: Responses = {422: {**_ERROR, "description": "A setting breaks a rule"}}
+RULE: Responses = {
+    413: {**_ERROR, "description": "The body is over its limit"},
+    415: {**_ERROR, "description": "The content type is not JSON"},
+    422: {**_ERROR, "description": "A setting breaks a rule"},
+}
+_REF = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}}
+KEYS: Responses = {
+    401: {**_REF, "description": "No key that is valid"},
+    403: {**_REF, "description": "The key does not allow it, or not with that device"},
+    429: {**_REF, "description": "The key's requests come too fast; see Retry-After"},
+}
 
 DeviceType = Annotated[Stream, Path(description="meter or vehicle")]
 DeviceId = Annotated[str, Path(description="The id that the device reports", min_length=1)]

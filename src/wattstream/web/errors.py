@@ -5,10 +5,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from wattstream.domain.errors import WattstreamError
+from wattstream.domain.errors import UnsupportedError, WattstreamError
 from wattstream.replies import Reply, error_body, error_reply, internal_error
+from wattstream.web.bodies import MAX_BODY_BYTES
 
-_NO_OBJECT = "the body must be a JSON object, sent with Content-Type: application/json"
+_NO_OBJECT = "the body must be a JSON object"
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -16,10 +17,12 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(WattstreamError)
     async def known(request: Request, error: WattstreamError) -> Response:
-        return response_of(error_reply(error))
+        return _response(error_reply(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        if isinstance(error.body, bytes):  # FastAPI parses only what is called JSON
+            return _response(error_reply(_not_json(request.headers.get("Content-Type", ""))))
         return _validation_response(error)
 
     @app.exception_handler(HTTPException)
@@ -31,13 +34,21 @@ def add_error_handlers(app: FastAPI) -> None:
                 "method_not_allowed",
                 f"{request.url.path} does not take {request.method}; GET / lists what does",
             ),
+            413: ("body_too_large", f"the body must be at most {MAX_BODY_BYTES} bytes"),
         }.get(error.status_code, ("bad_request", "the request cannot be read"))
         reply = Reply(error.status_code, dict(error.headers or {}), error_body(code, message, None))
-        return response_of(reply)
+        return _response(reply)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:
-        return response_of(internal_error())
+        return _response(internal_error())
+
+
+def _not_json(content_type: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"Content-Type must be application/json, got {content_type[:60]!r}; "
+        "with curl, add -H 'Content-Type: application/json'"
+    )
 
 
 def _validation_response(error: RequestValidationError) -> Response:
@@ -46,18 +57,15 @@ def _validation_response(error: RequestValidationError) -> Response:
     place, *where = first["loc"]
     field = str(where[0]) if where and isinstance(where[0], str) else None
     if first["type"] == "json_invalid":
-        return response_of(
-            Reply(400, {}, error_body("malformed_json", "the body is not JSON", None))
-        )
+        return _response(Reply(400, {}, error_body("malformed_json", "the body is not JSON", None)))
     words = first["msg"].removeprefix("Value error, ")
     text = f"{field}: {words}" if field else _NO_OBJECT
     status, code = {
         "path": (404, "not_found"),
         "query": (400, "parameter_invalid"),
     }.get(str(place), (422, "setting_invalid"))
-    return response_of(Reply(status, {}, error_body(code, text, field)))
+    return _response(Reply(status, {}, error_body(code, text, field)))
 
 
-def response_of(reply: Reply) -> Response:
-    """Return a reply in the framework's own form."""
+def _response(reply: Reply) -> Response:
     return Response(reply.body, reply.status, reply.headers, "application/json")

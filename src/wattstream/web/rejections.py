@@ -23,7 +23,7 @@ _LAST_ID = 2**63 - 1
 _PAGE = 1000
 _COLUMNS = (
     "rejectionId", "rejectedAt", "type", "id", "code", "message", "field", "kept", "got",
-    "record", "recordBase64",
+    "record", "recordBase64", "key",
 )  # fmt: skip
 
 DeviceTypeAnswer = Literal["meter", "vehicle"]
@@ -37,7 +37,10 @@ class ConflictAnswer(models.Model):
 
 
 class RejectionAnswer(models.Model):
-    """A record that was refused; recordBase64 has its bytes where they are no UTF-8."""
+    """A record that was refused; recordBase64 has its bytes where they are no UTF-8.
+
+    `key` is the prefix of the key that it came with.
+    """
 
     rejection_id: int
     rejected_at: models.Time
@@ -49,6 +52,7 @@ class RejectionAnswer(models.Model):
     conflict: ConflictAnswer | None
     record: str
     record_base64: str | None
+    key: str | None
 
 
 class RejectionsAnswer(models.Model):
@@ -195,7 +199,7 @@ def _row(kept: KeptRejection) -> list[Any]:
     kept_values, got_values = [json.dumps(values) for values in both] or (None, None)
     return [
         shown.rejection_id, shown.rejected_at, shown.type, shown.id, shown.code, shown.message,
-        shown.field, kept_values, got_values, shown.record, shown.record_base64,
+        shown.field, kept_values, got_values, shown.record, shown.record_base64, shown.key,
     ]  # fmt: skip
 
 
@@ -215,6 +219,7 @@ def _answer(kept: KeptRejection) -> RejectionAnswer:
         and ConflictAnswer(kept=refused.conflict.kept, got=refused.conflict.got),
         record=record,
         record_base64=None if is_exact else base64.b64encode(refused.record).decode(),
+        key=kept.key,
     )
 
 

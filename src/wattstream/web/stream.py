@@ -5,7 +5,7 @@ Source: WHATWG HTML, section 9.2, Server-sent events.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from typing import Annotated, Literal
 
@@ -13,10 +13,12 @@ from fastapi import FastAPI, Header, Query
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from wattstream.caller import caller
 from wattstream.domain.errors import MalformedError, WattstreamError
 from wattstream.domain.readings import Stream, is_valid_id
 from wattstream.domain.units import NEVER_US, kwh
 from wattstream.query.changes import Listener, Wanted
+from wattstream.query.keyring import Keyring
 from wattstream.query.overview import Overview
 from wattstream.query.views import Views
 from wattstream.web import answers, models
@@ -48,14 +50,14 @@ class Summary(models.Model):
 
     devices: int
     silent: int
-    readings: int
+    readings: int | None
     heartbeats_per_second: float | None
     total_ac: float
     total_dc: float
     efficiency: float | None
     open_alerts: int
     unacknowledged_alerts: int
-    rejections: int
+    rejections: int | None
     lag_seconds: float | None
     lag_p95_seconds: float | None
 
@@ -86,7 +88,7 @@ class _EventStream(StreamingResponse):
             await self._opened.aclose()
 
 
-def add_stream(app: FastAPI, views: Views) -> None:
+def add_stream(app: FastAPI, views: Views, keyring: Keyring) -> None:
     """Add the endpoint of live events."""
 
     @app.get(
@@ -110,10 +112,16 @@ def add_stream(app: FastAPI, views: Views) -> None:
         streams = () if "live" not in kinds else tuple(Stream) if type is None else (type,)
         # What no device can be called never changes, and PostgreSQL refuses a zero byte.
         ids = None if id is None else frozenset(name for name in id if is_valid_id(name))
-        wanted = Wanted(streams, ids, _since(last_event_id))
+        who = caller()
+        wanted = Wanted(streams, ids, _since(last_event_id), who.reach)
         opened = AsyncExitStack()
         listener = await opened.enter_async_context(views.changes.listen(wanted))
-        body = _events(views, listener, with_summary="summary" in kinds)
+        body = _events(
+            views,
+            listener,
+            lambda: keyring.admits(who.key),
+            with_summary="summary" in kinds,
+        )
         return _EventStream(body, opened)
 
 
@@ -129,16 +137,20 @@ def _since(last_event_id: str | None) -> int | None:
     return int(last_event_id)
 
 
-async def _events(views: Views, listener: Listener, *, with_summary: bool) -> AsyncGenerator[bytes]:
+async def _events(
+    views: Views, listener: Listener, is_allowed: Callable[[], bool], *, with_summary: bool
+) -> AsyncGenerator[bytes]:
     yield b"retry: %d\n\n" % _RETRY_MS
     summary_due = spoken = time.monotonic()
-    while not listener.is_over:
+    while not listener.is_over and is_allowed():
         if with_summary and time.monotonic() >= summary_due:
             if (event := await _summary_event(views)) is not None:
                 yield event
                 spoken = time.monotonic()
             summary_due = time.monotonic() + _SUMMARY_EVERY_S
         states = await listener.take(_SUMMARY_EVERY_S if with_summary else _COMMENT_EVERY_S)
+        if not is_allowed():
+            return
         told_us, now_us = listener.told_us, views.clock_us()
         for first in range(0, len(states), _EVENTS_AT_ONCE):
             part = states[first : first + _EVENTS_AT_ONCE]
@@ -156,7 +168,7 @@ async def _events(views: Views, listener: Listener, *, with_summary: bool) -> As
 async def _summary_event(views: Views) -> bytes | None:
     """Return a summary; None while the database is away, which the stream outlives."""
     try:
-        return _event("summary", None, summary_of(await views.overviews.now()))
+        return _event("summary", None, summary_of(await views.overview()))
     except WattstreamError:
         return None
 

@@ -1,6 +1,5 @@
 """Backups of the embedded server: taken while it runs, and restored into an empty folder."""
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -11,15 +10,14 @@ from datetime import datetime
 from pathlib import Path
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
 from wattstream.domain.errors import EmbeddedServerError
 from wattstream.store.embedded import cluster as folder
 from wattstream.store.embedded.account import Account, server_account
+from wattstream.store.embedded.attach import CLUSTER, PASSWORD, attached, password_of
 from wattstream.store.embedded.binaries import Binaries, find_binaries
-from wattstream.store.embedded.server import DATABASE, EmbeddedPostgres
+from wattstream.store.embedded.server import EmbeddedPostgres
 
-_CLUSTER, _PASSWORD = "postgres", "password"
 _MANIFEST = "backup_manifest"
 
 
@@ -65,13 +63,13 @@ def back_up(data_dir: Path, target: Path, run_as: str) -> None:
         EmbeddedServerError: There is no database, the target is in use, or a program failed.
     """
     data_dir, target = Path(os.path.realpath(data_dir)), Path(os.path.realpath(target))
-    if not (data_dir / _CLUSTER).exists():
+    if not (data_dir / CLUSTER).exists():
         raise EmbeddedServerError(
             f"{data_dir} holds no database to back up; name the engine's data folder with "
             "--data-dir or WATTSTREAM_DATA_DIR"
         )
     _refuse_filled(target, "a backup goes into a new folder; choose another")
-    major = folder.folder_major(Path(os.path.realpath(data_dir / _CLUSTER)))
+    major = folder.folder_major(Path(os.path.realpath(data_dir / CLUSTER)))
     binaries = find_binaries(major=major)
     partial = target.with_name(f"{target.name}.partial")
     if partial.exists():
@@ -79,13 +77,13 @@ def back_up(data_dir: Path, target: Path, run_as: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial.mkdir(mode=0o700)  # ours: nobody else may read what it will hold
     try:
-        with _served(data_dir, run_as) as conninfo:
-            password = (data_dir / _PASSWORD).read_text().strip()
+        with attached(data_dir, run_as) as conninfo:
+            password = password_of(data_dir)
             _run(
                 binaries,
                 "pg_basebackup",
                 [
-                    f"--pgdata={partial / _CLUSTER}",
+                    f"--pgdata={partial / CLUSTER}",
                     f"--dbname={conninfo}",
                     "--checkpoint=fast",
                     "--wal-method=stream",
@@ -94,8 +92,8 @@ def back_up(data_dir: Path, target: Path, run_as: str) -> None:
                 ],
                 password,
             )
-        _verify(binaries, partial / _CLUSTER)
-        folder.write_new(partial / _PASSWORD, password, None)
+        _verify(binaries, partial / CLUSTER)
+        folder.write_new(partial / PASSWORD, password, None)
         os.sync()
         partial.rename(target)
     except BaseException:
@@ -112,11 +110,11 @@ def restore(source: Path, data_dir: Path, run_as: str) -> Held:
             server does not start; nothing is left of the attempt.
     """
     source, data_dir = Path(os.path.realpath(source)), Path(os.path.realpath(data_dir))
-    kept = source / _CLUSTER
-    if not all((source / name).exists() for name in (_PASSWORD, f"{_CLUSTER}/{_MANIFEST}")):
+    kept = source / CLUSTER
+    if not all((source / name).exists() for name in (PASSWORD, f"{CLUSTER}/{_MANIFEST}")):
         raise EmbeddedServerError(
-            f"{source} is not a backup of `wattstream backup`: it needs {_PASSWORD}, and "
-            f"{_CLUSTER} with its {_MANIFEST}"
+            f"{source} is not a backup of `wattstream backup`: it needs {PASSWORD}, and "
+            f"{CLUSTER} with its {_MANIFEST}"
         )
     _refuse_filled(data_dir, "a backup is restored into an empty data folder only; choose another")
     binaries = find_binaries(major=folder.folder_major(kept))
@@ -143,7 +141,7 @@ def _place(source: Path, data_dir: Path, account: Account) -> Path:
         cluster = folder.place_cluster(data_dir, account)
         cluster.mkdir(mode=0o700)
         try:
-            shutil.copytree(source / _CLUSTER, cluster, symlinks=True, dirs_exist_ok=True)
+            shutil.copytree(source / CLUSTER, cluster, symlinks=True, dirs_exist_ok=True)
             for path in (cluster, *cluster.rglob("*")) if account.switched else ():
                 os.chown(path, account.uid, account.gid, follow_symlinks=False)
             cluster.chmod(0o700)
@@ -151,7 +149,7 @@ def _place(source: Path, data_dir: Path, account: Account) -> Path:
         except BaseException:
             shutil.rmtree(cluster, ignore_errors=True)
             raise
-        folder.write_new(data_dir / _PASSWORD, (source / _PASSWORD).read_text(), None)
+        folder.write_new(data_dir / PASSWORD, (source / PASSWORD).read_text(), None)
     finally:
         os.close(lock)
     return cluster
@@ -184,41 +182,6 @@ def _clear(data_dir: Path, *, keep: bool) -> None:
     if not keep:
         with suppress(OSError):
             data_dir.rmdir()
-
-
-@contextmanager
-def _served(data_dir: Path, run_as: str) -> Iterator[str]:
-    """Provide the database without its password: of the engine that runs, or started for this."""
-    if _is_locked(data_dir / "engine.lock"):
-        facts = (data_dir / _CLUSTER / "postmaster.pid").read_text().splitlines()
-        # Source: PostgreSQL's miscadmin.h, LOCK_FILE_LINE_PORT and LOCK_FILE_LINE_SOCKET_DIR.
-        yield _conninfo(facts[4], facts[3])
-        return
-    server = EmbeddedPostgres(data_dir, run_as)
-    host = psycopg.conninfo.conninfo_to_dict(server.start())["host"]
-    try:
-        yield _conninfo(str(host), "5432")
-    finally:
-        server.stop()
-
-
-def _conninfo(host: str, port: str) -> str:
-    return make_conninfo(host=host, port=port, user=folder.SUPERUSER, dbname=DATABASE)
-
-
-def _is_locked(path: Path) -> bool:
-    """Return whether an engine holds the lock of a data folder."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _refuse_filled(path: Path, remedy: str) -> None:

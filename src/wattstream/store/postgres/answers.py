@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import psycopg
 
+from wattstream.domain.access import Reach
 from wattstream.domain.devices import Device, PendingRules
 from wattstream.domain.falls import Fall, FallKind
 from wattstream.domain.holdings import (
@@ -231,6 +232,18 @@ class PostgresSnapshot:
             for label, keys in await self._all("registry", "labelled", stream)
         }
 
+    async def reached(self, stream: Stream, reach: Reach) -> Int64:
+        """Return the keys of the devices of a stream within a reach, ascending."""
+        await self._plan_anew()
+        within = {"fleet": reach.fleet, "pattern": _like(reach.devices)}
+        (keys,) = await self._one("registry", "reached", stream, **within)
+        return np.zeros(0, np.int64) if keys is None else keys.astype(np.int64)
+
+    async def of_fleet(self, stream: Stream, fleet: str, ids: Sequence[str]) -> set[str]:
+        """Return those of some outside ids whose devices have a fleet label."""
+        rows = await self._all("registry", "of_fleet", stream, fleet=fleet, ids=list(ids))
+        return {external_id for (external_id,) in rows}
+
     async def stats(self, stream: Stream) -> StreamStats:
         """Return what is held of a stream, without touching history."""
         (devices,) = await self._one("answers", "device_count", stream)
@@ -274,11 +287,11 @@ class PostgresSnapshot:
 
 
 def _kept(row: Any) -> KeptRejection:
-    number, at_us, stream, device, code, message, field, record, conflict = row
+    number, at_us, stream, device, code, message, field, record, conflict, key = row
     both = None if conflict is None else Conflict(conflict["kept"], conflict["got"])
     known = Stream(stream) if stream else None
     return KeptRejection(
-        number, at_us, Rejection(0, code, message, field, record, known, device, both)
+        number, at_us, Rejection(0, code, message, field, record, known, device, both), key
     )
 
 
@@ -316,3 +329,11 @@ def to_rules(row: Any) -> Rules:
     """Return rules from their columns; 0 stands for no modulus and no rating."""
     mode, modulus, rated, heartbeat = row
     return Rules(EnergyMode(mode), modulus or None, rated or None, heartbeat)
+
+
+def _like(pattern: str | None) -> str | None:
+    """Return a reach's pattern of ids as LIKE reads it."""
+    if pattern is None:
+        return None
+    signs = {"*": "%", "?": "_", "%": r"\%", "_": r"\_", "\\": r"\\"}
+    return "".join(signs.get(sign, sign) for sign in pattern)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import select
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -61,8 +62,25 @@ def session_sql(*, writes: bool, plans_once: bool = False) -> bytes:
     return b"; ".join(f"SET {name} = '{value}'".encode() for name, value in settings.items())
 
 
+def has_ended(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Return whether the server ended an idle session, from what has arrived; nothing is sent.
+
+    A server that stops says so and closes; what is seen here fails before any work began, so a
+    new connection can take its place.
+    """
+    pgconn = connection.pgconn
+    try:
+        arrived = select.poll()
+        arrived.register(pgconn.socket, select.POLLIN)
+        while arrived.poll(0):
+            pgconn.consume_input()
+    except psycopg.OperationalError:
+        return True
+    return pgconn.status != psycopg.pq.ConnStatus.OK
+
+
 class Worker:
-    """A thread with a connection of its own, opened when first needed and after a failure.
+    """A thread with a connection of its own, opened when first needed and after it ended.
 
     A thread per connection lets two flushes run at once: psycopg waits for PostgreSQL, and
     NumPy works, without the interpreter's lock.
@@ -110,8 +128,9 @@ class Worker:
         raise StoreUnavailableError("The database is busy with conflicting transactions.")
 
     def _connect(self) -> Connection:
-        if self._connection is not None and not self._connection.closed:
+        if self._connection is not None and not has_ended(self._connection):
             return self._connection
+        self._disconnect()
         connection = psycopg.connect(
             self._conninfo,
             autocommit=True,

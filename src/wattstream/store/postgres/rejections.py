@@ -12,7 +12,9 @@ _KEPT_AT_ONCE = 10_000
 _PRUNED_AT_ONCE = 1000  # about 10 ms, for which a request with refused records may wait
 
 
-def keep(rejections: Sequence[Rejection], rejected_at_us: int, connection: Connection) -> None:
+def keep(
+    rejections: Sequence[Rejection], rejected_at_us: int, key: str | None, connection: Connection
+) -> None:
     """Keep and count refused records, all or none; each record is cut at MAX_RECORD_BYTES."""
     with connection.transaction():
         for first in range(0, len(rejections), _KEPT_AT_ONCE):
@@ -21,6 +23,7 @@ def keep(rejections: Sequence[Rejection], rejected_at_us: int, connection: Conne
                 statements.load("rejections")["keep"],
                 {
                     "rejected_at": arrays.time_param(rejected_at_us),
+                    "key": key,
                     "stream": [rejection.stream for rejection in part],
                     "device": [rejection.device for rejection in part],
                     "code": [rejection.code for rejection in part],

@@ -22,12 +22,14 @@ from wattstream.domain.readings import Readings, Rejection, Stream
 from wattstream.domain.units import DAY_US, bucket_ceil, bucket_floor
 from wattstream.store.port import Snapshot, Stage, Verdict, Written
 from wattstream.store.postgres import arrays, links, statements
+from wattstream.store.postgres.access import PostgresAccess
 from wattstream.store.postgres.alerts import PostgresAlerts, PostgresAlertSnapshot
 from wattstream.store.postgres.answers import PostgresSnapshot
 from wattstream.store.postgres.connections import (
     APPLICATION_NAME,
     Connection,
     Worker,
+    has_ended,
     session_sql,
     unavailable,
 )
@@ -43,7 +45,7 @@ from wattstream.store.postgres.rejections import keep, prune_part
 from wattstream.store.postgres.rules import AT_ONCE_READINGS, change_device, recompute_waiting
 from wattstream.store.postgres.view import PostgresView, PostgresViewSnapshot
 
-WRITE_CONNECTIONS = 6
+WRITE_CONNECTIONS = 7
 _RECOMPUTE_EVERY_S, _RECOMPUTE_SOON_S = 10.0, 0.2
 _REFRESH_DEVICES = 64
 _PACKED_FROM = 1000  # a smaller flush is packed sooner than handed to another thread
@@ -75,6 +77,8 @@ class PostgresStore:
         self._admin = Worker(conninfo, "admin")
         self._alerter = Worker(conninfo, "alerts")
         self.alerts = PostgresAlerts(partial(self._view, PostgresAlertSnapshot), self._alerter)
+        self._guardian = Worker(conninfo, "keys")
+        self.access = PostgresAccess(self._guardian)
         self.view = PostgresView(partial(self._view, PostgresViewSnapshot))
         self._recomputer = Worker(conninfo, "recomputer")
         self._has_changed = asyncio.Event()
@@ -89,6 +93,7 @@ class PostgresStore:
             reconnect_timeout=2,
             open=False,
             configure=_configure,
+            check=_check,
             kwargs={"autocommit": True, "application_name": f"{APPLICATION_NAME} reader"},
         )
 
@@ -104,6 +109,7 @@ class PostgresStore:
             self._keeper,
             self._admin,
             self._alerter,
+            self._guardian,
             self._recomputer,
         )
         await asyncio.gather(*(worker.close() for worker in workers))
@@ -148,9 +154,11 @@ class PostgresStore:
         watch.lap(Stage.WRITE)
         return replace(written, stage_s=watch.seconds)
 
-    async def keep(self, rejections: Sequence[Rejection], rejected_at_us: int) -> None:
-        """Keep what was refused."""
-        await self._keeper.run(partial(keep, rejections, rejected_at_us))
+    async def keep(
+        self, rejections: Sequence[Rejection], rejected_at_us: int, key: str | None = None
+    ) -> None:
+        """Keep what was refused, and the prefix of the key that it came with."""
+        await self._keeper.run(partial(keep, rejections, rejected_at_us, key))
 
     async def prune(self, oldest_us: int, max_bytes: int) -> int:
         """Drop kept rejections from before a time, and the oldest beyond a size."""
@@ -299,6 +307,12 @@ async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
     await connection.set_read_only(True)
     arrays.register(connection)
     connection.prepare_threshold = 2
+
+
+async def _check(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Have a connection replaced that ended while it was idle."""
+    if has_ended(connection):
+        raise psycopg.OperationalError("the server closed the connection")
 
 
 def _write_isolating(

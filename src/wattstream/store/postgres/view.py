@@ -45,7 +45,7 @@ class PostgresViewSnapshot(PostgresSnapshot):
         return [_live(stream, row) for row in rows]
 
     async def search(
-        self, wanted: DeviceSearch, now_us: int, silent: float
+        self, wanted: DeviceSearch, now_us: int, silent: float, within: Int64 | None = None
     ) -> tuple[list[LiveRow], int]:
         """Return a page of a list of devices, and how many devices the whole list has."""
         await self._plan_anew()
@@ -54,6 +54,7 @@ class PostgresViewSnapshot(PostgresSnapshot):
             "shown": wanted.shown,
             "now": arrays.time_param(now_us),
             "silent": silent,
+            "within": _keys(within),
         }
         rows = await self._all(
             "view",
@@ -72,22 +73,29 @@ class PostgresViewSnapshot(PostgresSnapshot):
         ]
         return found, total
 
-    async def reported(self, stream: Stream, now_us: int, silent: float) -> Reported:
+    async def reported(
+        self, stream: Stream, now_us: int, silent: float, within: Int64 | None = None
+    ) -> Reported:
         """Return how well the devices of a stream report."""
         await self._plan_anew()
-        now = arrays.time_param(now_us)
-        return Reported(*await self._one("view", "reported", stream, now=now, silent=silent))
+        asked = {"now": arrays.time_param(now_us), "silent": silent, "within": _keys(within)}
+        return Reported(*await self._one("view", "reported", stream, **asked))
 
-    async def tallies(self) -> Tallies:
+    async def tallies(self, within: Int64 | None = None) -> Tallies:
         """Return what is counted, without touching history."""
-        return Tallies(*await self._one("view", "tallies", Stream.METER))
+        found = Tallies(*await self._one("view", "tallies", Stream.METER, within=_keys(within)))
+        return found if within is None else found._replace(readings=None, rejections=None)
 
     async def quarter_sums(
-        self, stream: Stream, start_us: int, end_us: int
+        self, stream: Stream, start_us: int, end_us: int, within: Int64 | None = None
     ) -> list[tuple[int, int]]:
-        """Return start and energy of the quarter-hours in [start_us, end_us), all devices."""
+        """Return start and energy of the quarter-hours in [start_us, end_us), devices together."""
         await self._plan_anew()
-        limits = {"start_at": arrays.time_param(start_us), "end_at": arrays.time_param(end_us)}
+        limits = {
+            "start_at": arrays.time_param(start_us),
+            "end_at": arrays.time_param(end_us),
+            "within": _keys(within),
+        }
         rows = await self._all("view", "quarter_sums", stream, **limits)
         return [(at_us, int(energy)) for at_us, energy in rows]
 
@@ -107,6 +115,10 @@ def _live(stream: Stream, row: Sequence[Any]) -> tuple[Device, Latest]:
     at_us, received_us, ukwh, delta, *fields = row[9:]
     values = Values(ukwh, tuple(np.nan if value is None else value for value in fields))
     return to_device(stream, row[:9]), Latest(at_us, received_us, values, delta)
+
+
+def _keys(within: Int64 | None) -> arrays.PgArray | None:
+    return None if within is None else arrays.PgArray(within.astype(np.int32))
 
 
 def _pattern(text: str) -> str | None:

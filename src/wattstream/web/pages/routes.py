@@ -2,43 +2,30 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlencode
 
 from fastapi import FastAPI, Query, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from fastapi.responses import JSONResponse, Response
 
-import wattstream
 from wattstream.domain.alerts import AlertFilter, AlertKind, AlertState
 from wattstream.domain.errors import NotFoundError, WattstreamError
 from wattstream.domain.holdings import WantedRejections
-from wattstream.domain.links import FOREVER_US
 from wattstream.domain.readings import KINDS, Stream, is_valid_id
 from wattstream.domain.units import DAY_US, MICRO, NEVER_US, kwh, rfc3339
 from wattstream.query.alerts import AlertQueries
+from wattstream.query.keyring import Keyring
 from wattstream.query.queries import Queries
 from wattstream.query.views import Views
-from wattstream.replies import error_reply
 from wattstream.stats import Stats
+from wattstream.web.guard import Guard
 from wattstream.web.pages import words
+from wattstream.web.pages.login import add_login
 from wattstream.web.pages.meters import work_of
 from wattstream.web.pages.origin import RefuseOtherSites
-from wattstream.web.pages.static import add_static, static_path, style_marks
+from wattstream.web.pages.rendering import error_page, rendered
+from wattstream.web.pages.static import add_static
 from wattstream.web.stream import summary_of
 
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
-_HEADERS = {
-    "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "Vary": "Accept",
-}
 _ROWS = 50
 _WORST = 10
 _EXAMPLES = 3
@@ -59,36 +46,8 @@ class Pages:
     alerts: AlertQueries
     views: Views
     stats: Stats
-
-
-def _environment() -> Environment:
-    found = Environment(
-        loader=PackageLoader("wattstream.web.pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    found.filters |= {
-        "energy": words.energy,
-        "quantity": words.quantity,
-        "percent": words.percent,
-        "seconds": words.seconds,
-        "moment": words.moment,
-        "rfc3339": rfc3339,
-        "evidence": words.evidence,
-        "reason": words.reason,
-    }
-    found.globals |= {
-        "version": wattstream.__version__,
-        "static": static_path(),
-        "style_marks": style_marks(),
-        "kinds": words.KINDS,
-        "never_us": NEVER_US,
-        "forever_us": FOREVER_US,
-        "link": lambda path, **query: f"{path}?{urlencode(query)}",
-    }
-    return found
+    keyring: Keyring
+    guard: Guard
 
 
 def add_pages(
@@ -101,22 +60,17 @@ def add_pages(
         pages: What they show.
         other_sites: Whose pages may change things as well.
     """
-    environment = _environment()
     views = pages.views
     app.add_middleware(RefuseOtherSites, allowed=other_sites)
     add_static(app)
+    add_login(app, pages.keyring, pages.guard)
 
     async def page(name: str, facts: Awaitable[Facts]) -> Response:
         """Render a page; an error is a page as well."""
         try:
-            shown, status = await facts, 200
+            return rendered(name, **await facts)
         except WattstreamError as error:
-            reply = error_reply(error)
-            phrase = HTTPStatus(reply.status).phrase
-            name, status = "error", reply.status
-            shown = {"status": status, "phrase": phrase, "message": error.message}
-        html = environment.get_template(f"{name}.html").render(page=name, **shown)
-        return HTMLResponse(html, status, _HEADERS)
+            return error_page(error)
 
     async def fleet(request: Request) -> Response:
         return await page("fleet", _fleet(pages))
@@ -151,7 +105,7 @@ def add_pages(
 
     @app.get("/pages/day.json", include_in_schema=False)
     async def day() -> Response:
-        quarters = await views.day.quarters()
+        quarters = await views.day()
         columns = {
             "start": [rfc3339(each.start_us) for each in quarters],
             "acKwh": [kwh(each.ac_ukwh) for each in quarters],
@@ -174,7 +128,7 @@ def add_pages(
 
 
 async def _fleet(pages: Pages) -> Facts:
-    overview = await pages.views.overviews.now()
+    overview = await pages.views.overview()
     low = await pages.views.losing()
     return {
         "now": summary_of(overview),
@@ -274,7 +228,7 @@ async def _alerts(alerts: AlertQueries, state: _State, kind: str, after: int) ->
 
 
 async def _ingest(pages: Pages) -> Facts:
-    overview = await pages.views.overviews.now()
+    overview = await pages.views.overview()
     counts = await pages.queries.rejection_counts()
     codes: dict[str, Facts] = {}
     for count in sorted(counts, key=lambda each: (-each.last_at_us, each.code)):

@@ -41,3 +41,13 @@ LIMIT %(limit)s
 -- name: labelled
 SELECT fleet, array_agg(device_id ORDER BY device_id) FROM devices
 WHERE stream = '{stream}' GROUP BY fleet
+
+-- name: reached
+SELECT array_agg(device_id ORDER BY device_id) FROM devices
+WHERE stream = '{stream}'
+    AND (%(fleet)s::text IS NULL OR fleet = %(fleet)s)
+    AND (%(pattern)s::text IS NULL OR external_id LIKE %(pattern)s)
+
+-- name: of_fleet
+SELECT external_id FROM devices
+WHERE stream = '{stream}' AND external_id = ANY(%(ids)s::text[]) AND fleet = %(fleet)s

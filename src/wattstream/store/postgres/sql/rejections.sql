@@ -2,8 +2,8 @@
 -- Counted in one order, so that two engines wait in no circle.
 WITH kept AS (
     INSERT INTO rejections
-        (rejected_at, stream, external_id, code, message, field, record, conflict)
-    SELECT %(rejected_at)s::timestamptz, unnest(%(stream)s::text[]), unnest(%(device)s::text[]),
+        (rejected_at, key, stream, external_id, code, message, field, record, conflict)
+    SELECT %(rejected_at)s::timestamptz, %(key)s::text, unnest(%(stream)s::text[]), unnest(%(device)s::text[]),
         unnest(%(code)s::text[]), unnest(%(message)s::text[]), unnest(%(field)s::text[]),
         unnest(%(record)s::bytea[]), unnest(%(conflict)s::text[])::json
     RETURNING stream, code, size_bytes
@@ -50,7 +50,7 @@ WITH oldest AS (
 SELECT count(*) FROM gone
 
 -- name: list
-SELECT rejection_id, rejected_at, stream, external_id, code, message, field, record, conflict
+SELECT rejection_id, rejected_at, stream, external_id, code, message, field, record, conflict, key
 FROM rejections
 WHERE rejection_id > %(after)s
     AND (%(code)s::text IS NULL OR code = %(code)s)
@@ -61,7 +61,7 @@ ORDER BY rejection_id
 LIMIT %(limit)s
 
 -- name: list_newest
-SELECT rejection_id, rejected_at, stream, external_id, code, message, field, record, conflict
+SELECT rejection_id, rejected_at, stream, external_id, code, message, field, record, conflict, key
 FROM rejections
 WHERE rejection_id < %(after)s
     AND (%(code)s::text IS NULL OR code = %(code)s)

@@ -23,7 +23,8 @@ WHERE d.stream = '{stream}' AND d.external_id = ANY(%(ids)s::text[]) AND l.last_
 
 -- name: found
 FROM {stream}_live AS l JOIN devices AS d USING (device_id)
-WHERE (%(pattern)s::text IS NULL OR d.external_id ILIKE %(pattern)s OR d.fleet ILIKE %(pattern)s)
+WHERE (%(within)s::int4[] IS NULL OR l.device_id = ANY(%(within)s::int4[]))
+    AND (%(pattern)s::text IS NULL OR d.external_id ILIKE %(pattern)s OR d.fleet ILIKE %(pattern)s)
     AND (%(shown)s::text = 'all' OR ({silent}) = (%(shown)s = 'silent'))
 
 -- name: search
@@ -52,12 +53,15 @@ FROM (
         THEN extract(epoch FROM received_at - last_at)::float8 END AS lag_s
     FROM {stream}_live
 ) AS l JOIN devices AS d USING (device_id)
+WHERE (%(within)s::int4[] IS NULL OR l.device_id = ANY(%(within)s::int4[]))
 
 -- name: tallies
-SELECT (SELECT coalesce(sum(readings), 0)::int8 FROM history_days),
-    (SELECT coalesce(sum(rejections), 0)::int8 FROM rejection_counts),
+SELECT (SELECT coalesce(sum(readings), 0)::int8 FROM history_days WHERE %(within)s::int4[] IS NULL),
+    (SELECT coalesce(sum(rejections), 0)::int8 FROM rejection_counts WHERE %(within)s::int4[] IS NULL),
     count(*), count(*) FILTER (WHERE acknowledged_at IS NULL)
-FROM alerts WHERE resolved_at IS NULL
+FROM alerts AS l
+WHERE resolved_at IS NULL
+    AND (%(within)s::int4[] IS NULL OR l.device_id = ANY(%(within)s::int4[]))
 
 -- name: quarter_sums
 SELECT bucket_at, sum(energy_ukwh)
@@ -71,8 +75,10 @@ FROM (
         OFFSET 0
     ) AS r
     WHERE l.last_at >= %(start_at)s::timestamptz
+        AND (%(within)s::int4[] IS NULL OR l.device_id = ANY(%(within)s::int4[]))
     UNION ALL
-    SELECT bucket_at, energy_ukwh FROM {stream}_live
+    SELECT bucket_at, energy_ukwh FROM {stream}_live AS l
     WHERE bucket_at >= %(start_at)s::timestamptz AND bucket_at < %(end_at)s::timestamptz
+        AND (%(within)s::int4[] IS NULL OR l.device_id = ANY(%(within)s::int4[]))
 ) AS quarters
 GROUP BY bucket_at ORDER BY bucket_at

@@ -1,0 +1,72 @@
+"""What keys cost ingest: the same load without any key, and with keys of several kinds."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import psycopg
+
+from wattstream.bench.load import run_load
+from wattstream.bench.payloads import Request, Shape
+from wattstream.bench.rows import Row
+from wattstream.domain.access import Token, digest_of
+from wattstream.query.keyring import new_token
+
+_ROUNDS = 3
+_FOLLOWED_S = 2.5
+_FLEET = "bench"
+_KINDS: dict[str, tuple[str | None, str | None] | None] = {
+    "without keys": None,
+    "with a key": (None, None),
+    "with a key bound to ids": (None, "*"),
+    "with a key bound to a fleet": (_FLEET, None),
+}
+
+
+def measure_keys(
+    port: int,
+    conninfo: str,
+    build: Callable[[Shape], list[Request]],
+    copy_rate: float,
+    on_row: Callable[[Row], None],
+) -> None:
+    """Measure batches of 16 connections, all kinds in turn, several rounds of them.
+
+    Args:
+        port: Of the engine.
+        conninfo: Its database.
+        build: Returns the requests of the next minutes.
+        copy_rate: The reference, rows a second.
+        on_row: Called with each result.
+    """
+    rates: dict[str, list[float]] = {kind: [] for kind in _KINDS}
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("UPDATE devices SET fleet = %s", [_FLEET])
+        for _ in range(_ROUNDS):
+            for kind, reach in _KINDS.items():
+                token = new_token()
+                _set_key(connection, token, reach)
+                time.sleep(_FOLLOWED_S)  # the engine follows within a second
+                rates[kind].append(run_load(port, build(Shape(token=str(token))), 16).rate)
+        _set_key(connection, new_token(), None)
+    plain = median(rates["without keys"])
+    for kind, found in rates.items():
+        rate = median(found)
+        note = f"{rate / plain:.3f} of the rate without; median of {_ROUNDS}, in turn"
+        on_row(Row("keys", f"{kind}, 16 connections", rate, rate / copy_rate, note=note))
+
+
+def _set_key(
+    connection: psycopg.Connection, token: Token, reach: tuple[str | None, str | None] | None
+) -> None:
+    """Let one key be the only one, or none be."""
+    with connection.transaction():
+        connection.execute("UPDATE access_changes SET changes = changes + 1")
+        connection.execute("DELETE FROM access_keys")
+        if reach is not None:
+            connection.execute(
+                "INSERT INTO access_keys"
+                " (prefix, digest, name, scopes, fleet, devices, created_at, expires_at)"
+                " VALUES (%s, %s, 'bench', '{ingest}', %s, %s, now(), 'infinity')",
+                [token.prefix, digest_of(token.secret), *reach],
+            )

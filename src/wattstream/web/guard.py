@@ -1,0 +1,174 @@
+"""Who may pass: every request is asked for its key here, before anything else sees it.
+
+What an endpoint needs follows from its method and path alone, so one that is new is never open by
+mistake: reading needs `read`, changing needs `admin`, and only what is named here needs less.
+"""
+
+from collections.abc import Iterable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+
+from wattstream.caller import Caller
+from wattstream.domain.access import Key, Scope
+from wattstream.domain.errors import (
+    ForbiddenError,
+    RateLimitedError,
+    UnauthorizedError,
+    WattstreamError,
+)
+from wattstream.domain.units import rfc3339
+from wattstream.query.keyring import Keyring
+
+INGEST_PATHS = frozenset({"/v1/ingest", "/v1/ingest/batch"})
+LOGIN_PATH = "/login"
+LOGOUT_PATH = "/logout"
+COOKIE = "wattstream_session"
+# What tells nothing of what is held: probes, the way in, and the documentation.
+_OPEN = frozenset(
+    {"/v1/health", "/v1/health/live", LOGIN_PATH, LOGOUT_PATH, "/openapi.json", "/docs"}
+)
+_OPEN_BELOW = ("/static/", "/static-offline-docs/", "/docs/")
+# What is about the whole engine, and cannot be cut to some of its devices.
+_WHOLE = frozenset(
+    {
+        "/metrics",
+        "/v1/analytics/stats",
+        "/v1/analytics/refresh",
+        "/v1/rejections/counts",
+        "/v1/audit",
+        "/ingest",
+        "/pages/ingest.json",
+    }
+)
+_ADMIN = frozenset({"/v1/audit"})
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_Scope = MutableMapping[str, Any]
+
+
+def needed(method: str, path: str) -> Scope | None:
+    """Return the scope that a request needs; None where it needs no key."""
+    if path in _OPEN or path.startswith(_OPEN_BELOW):
+        return None
+    if path in INGEST_PATHS:
+        return Scope.INGEST
+    return Scope.READ if method in _READING and path not in _ADMIN else Scope.ADMIN
+
+
+def is_act(method: str, path: str) -> bool:
+    """Return whether a request is an administrative act, which is written down."""
+    return method not in _READING and needed(method, path) is Scope.ADMIN
+
+
+class Guard:
+    """Lets requests pass that come with a key for what they want."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+
+    async def admit(self, scope: _Scope) -> Caller:
+        """Return who asks.
+
+        Raises:
+            UnauthorizedError: A key is needed, and there is none that is valid.
+            ForbiddenError: The key does not allow it.
+            RateLimitedError: The key's requests come too fast.
+            StoreUnavailableError: The key is not known, and the database does not answer.
+        """
+        address = scope["client"][0] if scope.get("client") else None
+        if self._keyring.is_open:
+            return Caller(None, address)
+        wanted = needed(scope["method"], scope["path"])
+        headers = scope["headers"]
+        text = _sent(headers)
+        if wanted is None:
+            return Caller(await self._known(text), address)
+        if text is None:
+            raise UnauthorizedError(
+                "a key is needed: send it as `Authorization: Bearer wattstream_…`; "
+                "`wattstream keys create` makes one, and a browser signs in at /login"
+            )
+        key = self.valid(await self._keyring.holder(text))
+        _check_allowed(key, wanted, scope["path"])
+        if (wait_s := self._keyring.wait_s(key)) > 0:
+            raise RateLimitedError(
+                f"the key {key.name!r} allows {key.requests_per_s:g} requests a second",
+                retry_after_s=max(1, round(wait_s)),
+            )
+        return Caller(key, address)
+
+    def valid(self, key: Key | None) -> Key:
+        """Return a key that is known and valid.
+
+        Raises:
+            UnauthorizedError: It is not.
+        """
+        if key is None:
+            raise UnauthorizedError(
+                "the key is not known here; `wattstream keys list` shows which are",
+                code="key_unknown",
+            )
+        if not key.is_valid(self._keyring.clock_us()):
+            is_revoked = key.revoked_at_us <= key.expires_at_us
+            ended_us = min(key.revoked_at_us, key.expires_at_us)
+            verb = "was revoked" if is_revoked else "expired"
+            raise UnauthorizedError(
+                f"the key {key.name!r} {verb} at {rfc3339(ended_us)}; "
+                "`wattstream keys create` makes another",
+                code="key_revoked" if is_revoked else "key_expired",
+            )
+        return key
+
+    async def _known(self, text: str | None) -> Key | None:
+        """Return a key that is shown where none is needed, if it is valid."""
+        if text is None:
+            return None
+        try:
+            return self.valid(await self._keyring.holder(text))
+        except WattstreamError:
+            return None
+
+
+def _check_allowed(key: Key, wanted: Scope, path: str) -> None:
+    """Check that a key allows what a request wants.
+
+    Raises:
+        ForbiddenError: It does not.
+    """
+    if not key.allows(wanted):
+        has = ", ".join(sorted(key.scopes))
+        raise ForbiddenError(
+            f"this needs a key with the scope {wanted}, and {key.name!r} has {has}",
+            code="scope_missing",
+        )
+    if path in _WHOLE and not key.reach.is_whole:
+        raise ForbiddenError(
+            f"{path} is about all devices, and the key {key.name!r} is bound to {key.reach}",
+            code="key_bound",
+        )
+
+
+def _sent(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """Return the token that a request came with, or None.
+
+    Raises:
+        UnauthorizedError: It came with a header that holds none.
+    """
+    cookies = None
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, token = value.decode("latin-1").strip().partition(" ")
+            if scheme.lower() != "bearer":
+                raise UnauthorizedError(
+                    "Authorization must be `Bearer wattstream_…`", code="key_unknown"
+                )
+            return token.strip()
+        if name == b"cookie":
+            cookies = value.decode("latin-1")
+    if cookies is None or COOKIE not in cookies:
+        return None
+    try:
+        found = SimpleCookie(cookies).get(COOKIE)
+    except CookieError:
+        return None
+    return None if found is None else found.value
