@@ -173,7 +173,7 @@ class Application:
             ReachedRecords(store), clock, settings.link_same_id, settings.efficiency_threshold
         )
         self._views = Views(view, queries, settings.alert_silent)
-        api = create_api(
+        self._api = create_api(
             Context(
                 queries=queries,
                 views=self._views,
@@ -186,7 +186,6 @@ class Application:
                 cors_origins=settings.cors_origins or (),
             )
         )
-        self._api = api
         self._secured = SecurityHeaders(self._answer, secure=settings.tls_certificate is not None)
         self._inside: ASGIApp = with_cors(self._route, settings.cors_origins or ())
 
