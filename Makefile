@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 # Nothing that the locks do not name, by hash; wheels only, so that nothing runs while installing.
 LOCKED := -m pip --disable-pip-version-check install --quiet --no-deps --only-binary :all: --require-hashes --requirement
 
-.PHONY: run test check torture fuzz audit lock screenshots watched clean
+.PHONY: run test check torture attack fuzz audit lock screenshots watched clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -24,6 +24,10 @@ torture: $(VENV)/.installed-dev
 # Any bytes on every decoder, or on TARGET only, for SECONDS each.
 fuzz: $(VENV)/.installed-fuzz
 	@PYTHONPATH=tests $(BIN)/python -m fuzz.run --seconds $(or $(SECONDS),60) $(if $(TARGET),--target $(TARGET)) $(if $(SEED),--seed $(SEED))
+
+# Attacks beside a modest load: what others feel, and the engine's memory. ARGS: --only, --json …
+attack: $(VENV)/.installed-dev
+	@PYTHONPATH=tests $(BIN)/python -m attacks.run $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

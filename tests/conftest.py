@@ -157,21 +157,22 @@ class Engine:
 @pytest.fixture
 def engine(conninfo: str) -> Iterator[Engine]:
     """Run `wattstream serve` on a fresh database."""
-    with _running_engine(conninfo) as engine:
+    with serving_on(conninfo) as engine:
         yield engine
 
 
 @pytest.fixture(scope="session")
 def shared_engine(embedded: Server) -> Iterator[Engine]:
     """Run `wattstream serve` for tests that only ask, or use devices of their own."""
-    with _running_engine(embedded.make_database()) as engine:
+    with serving_on(embedded.make_database()) as engine:
         yield engine
 
 
 @contextmanager
-def _running_engine(conninfo: str) -> Iterator[Engine]:
+def serving_on(conninfo: str, *flags: str) -> Iterator[Engine]:
+    """Run `wattstream serve` on a database; it must end well."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    command = [sys.executable, "-m", "wattstream", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "wattstream", "serve", "--port", "0", *flags]
     with subprocess.Popen(
         command,
         env=environ | {"WATTSTREAM_DATABASE_URL": conninfo},
@@ -182,11 +183,13 @@ def _running_engine(conninfo: str) -> Iterator[Engine]:
         log = []
         for line in process.stderr:
             log.append(line)
-            if match := re.search(r"http://[\d.]+:\d+", line):
+            if match := re.search(r"https?://[\w.]+:\d+", line):
                 break
         else:
             pytest.fail("the engine did not start: " + "".join(log))
-        yield Engine(match[0], conninfo, process)
-        process.terminate()
-        process.stderr.read()
-        assert process.wait(timeout=30) == 0
+        try:
+            yield Engine(match[0], conninfo, process)
+        finally:
+            process.terminate()
+            process.stderr.read()
+            assert process.wait(timeout=30) == 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from wattstream.decode.encoding import decompress
 from wattstream.decode.json import Decoded, decode_array, decode_lines, decode_one
-from wattstream.decode.records import Limits
+from wattstream.decode.records import Limits, TakesLongError
 from wattstream.decode.timestamps import parse, parse_one
 from wattstream.domain.errors import MalformedError, TooLargeError, UnsupportedError
 from wattstream.domain.readings import Stream
@@ -366,6 +366,71 @@ def test_measurements_come_through_unchanged(temperature: float) -> None:
     soc, back = decoded.parts[0].readings.values[0].tolist()
     assert math.isnan(soc)
     assert back == temperature
+
+
+def _large(count: int, **change: object) -> list[dict[str, object]]:
+    return [{**METER, "meterId": f"M{i}", "x": "},{" * (i % 50), **change} for i in range(count)]
+
+
+@pytest.mark.parametrize("change", [{}, {"voltage": "230"}, {"voltage": []}])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_large_array_is_what_its_records_are_as_lines(
+    change: dict[str, object], indent: int | None
+) -> None:
+    records = _large(8000, **change)
+    lines = decode_lines(b"\n".join(json.dumps(record).encode() for record in records), LIMITS)
+    for whole in (records, {"records": records}):
+        decoded = decode_array(json.dumps(whole, indent=indent).encode(), LIMITS)
+        assert decoded.received == lines.received == 8000
+        assert [r.code for r in decoded.rejections] == [r.code for r in lines.rejections]
+        assert len(decoded.parts) == len(lines.parts)
+        for part, other in zip(decoded.parts, lines.parts, strict=True):
+            assert part.readings.ids == other.readings.ids
+            assert part.index.tolist() == other.index.tolist()
+
+
+@pytest.mark.parametrize("cut", [b"]", b"[", b'"', b",", b"}", b"x"])
+def test_a_large_array_that_is_broken_anywhere_is_malformed(cut: bytes) -> None:
+    body = json.dumps(_large(6000)).encode()
+    for place in (1, len(body) // 2, len(body) - 1):
+        middle = place if place in {1, len(body) - 1} else body.find(b'}, {"meterId"', place) + 1
+        with pytest.raises(MalformedError):
+            decode_array(body[:middle] + cut + body[middle:], LIMITS)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b"{}," * 100_000 + b"{}]",
+        b"[" + b"1," * 200_000 + b"1]",
+        b'{"records": [' + b"{}," * 100_000 + b"{}]}",
+        b'[{"x": [' + b"1," * 2_000_000 + b"1]}]",
+    ],
+    ids=["objects", "numbers", "envelope", "values"],
+)
+def test_more_records_than_allowed_are_refused_whole(body: bytes) -> None:
+    limits = Limits(LIMITS.oldest_us, LIMITS.newest_us, max_records=100_000)
+    with pytest.raises(TooLargeError, match=r"at most [0-9]+ (records|values)") as caught:
+        decode_array(body, limits)
+    assert caught.value.code == "too_many_records"
+
+
+def test_more_lines_than_allowed_are_refused_empty_ones_too() -> None:
+    limits = Limits(LIMITS.oldest_us, LIMITS.newest_us, max_records=10)
+    for body in (b"{}\n" * 11, b"\n" * 11):
+        with pytest.raises(TooLargeError, match="at most 10 records"):
+            decode_lines(body, limits)
+    assert decode_lines(b"{}\n" * 10, limits).received == 10
+
+
+def test_whoever_has_little_time_is_told_that_it_takes_long() -> None:
+    limits = Limits(LIMITS.oldest_us, LIMITS.newest_us, max_patient=2)
+    good = json.dumps(METER).encode()
+    for wrong in (b"{}", b"1", good.replace(b"15.2", b"-1"), good.replace(b"230", b'"230"')):
+        for decoder, mark in ((decode_array, b","), (decode_lines, b"\n")):
+            body = mark.join([wrong] * 3)
+            with pytest.raises(TakesLongError):
+                decoder(b"[" + body + b"]" if mark == b"," else body, limits)
 
 
 def test_encodings_are_undone() -> None:

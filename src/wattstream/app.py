@@ -9,12 +9,15 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import structlog
+from starlette.types import ASGIApp
 
 from wattstream.caller import asked_by
+from wattstream.connection import ConnectionLimits
 from wattstream.domain.errors import OperatorError, WattstreamError
 from wattstream.domain.units import MICRO
 from wattstream.inputs import openapi
 from wattstream.inputs.http import BATCH_PATH, ONE_PATH, HttpInput, Receive, Scope, Send
+from wattstream.limits import most_connections
 from wattstream.log import begin_request
 from wattstream.pipeline.ingest import Ingest
 from wattstream.query.alerts import AlertQueries
@@ -34,12 +37,14 @@ from wattstream.store.postgres.connections import Worker
 from wattstream.store.postgres.migrations import migrate
 from wattstream.store.postgres.store import WRITE_CONNECTIONS
 from wattstream.store.view_port import ViewStore
+from wattstream.tls import Certificate
 from wattstream.traces import Traces, traces_of
 from wattstream.watch import Watch, Webhook, deliver_regularly, look_regularly
 from wattstream.web.api import Context, create_api
 from wattstream.web.audit import recorded
 from wattstream.web.guard import Guard, is_act
 from wattstream.web.pages.rendering import refusal
+from wattstream.web.security import SecurityHeaders, with_cors
 
 _SPARE_CONNECTIONS = 20  # a start's own, and people who look into the database
 _PREPARE_EVERY_S = 3600
@@ -159,6 +164,7 @@ class Application:
             max_body_bytes=settings.max_body,
             max_decoded_bytes=settings.max_decoded_body,
             max_held_bytes=settings.queue_bytes,
+            max_records=settings.max_records,
             admission=Admission(store),
         )
         self._keyring = keyring
@@ -177,8 +183,11 @@ class Application:
                 guard=guard,
                 is_full=lambda: self.ingest.is_full,
                 ingest_paths=openapi.paths(),
+                cors_origins=settings.cors_origins or (),
             )
         )
+        self._secured = SecurityHeaders(self._answer, secure=settings.tls_certificate is not None)
+        self._inside: ASGIApp = with_cors(self._route, settings.cors_origins or ())
 
     def end_streams(self) -> None:
         """End the streams that are open: no stop would outlast them."""
@@ -197,11 +206,11 @@ class Application:
             await send(message)
 
         if self._traces is None:
-            await self._answer(scope, receive, send_named)
+            await self._inside(scope, receive, send_named)
             return
         started_ns = time.time_ns()
         try:
-            await self._answer(scope, receive, send_named)
+            await self._inside(scope, receive, send_named)
         finally:
             is_input = scope["path"] in (ONE_PATH, BATCH_PATH)
             self._traces.request(
@@ -212,6 +221,10 @@ class Application:
                 start_ns=started_ns,
                 end_ns=time.time_ns(),
             )
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_input = scope["path"] in (ONE_PATH, BATCH_PATH)
+        await (self._answer if is_input else self._secured)(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -365,6 +378,32 @@ async def _prune_often(store: Store, settings: Settings) -> None:
         await asyncio.sleep(_PRUNE_EVERY_S)
 
 
+def certificate_of(settings: Settings) -> Certificate | None:
+    """Return the certificate that is named, or None for plain HTTP.
+
+    Raises:
+        OperatorError: It cannot be used.
+    """
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return Certificate(settings.tls_certificate, settings.tls_key)
+
+
+def server_of(
+    settings: Settings, application: Application, certificate: Certificate | None
+) -> HttpServer:
+    """Return the HTTP server around an application."""
+    most = settings.max_connections
+    limits = ConnectionLimits(
+        connections=most_connections() if most is None else most,
+        head_s=settings.header_timeout,
+        body_s=settings.body_timeout,
+        idle_s=settings.idle_timeout,
+    )
+    grace_s = settings.shutdown_grace
+    return HttpServer(application, grace_s=grace_s, limits=limits, certificate=certificate)
+
+
 async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; a second signal does not wait for requests under way.
 
@@ -377,10 +416,11 @@ async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     """
     stop = Stop()
     stop.on_signals(stop.ask)
+    certificate = certificate_of(settings)
     async with migrated_database(settings) as conninfo, running(settings, conninfo) as application:
         listener = bound_socket(settings.host, settings.port)
-        url = url_of(settings.host, listener)
-        server = HttpServer(application, grace_s=settings.shutdown_grace)
+        url = url_of(settings.host, listener, secure=certificate is not None)
+        server = server_of(settings, application, certificate)
         await server.answer([listener], stop, lambda: on_ready(url))
 
 

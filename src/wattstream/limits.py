@@ -7,6 +7,9 @@ ENOUGH_FILES = 4096
 """Some thousand clients, and what the engine and PostgreSQL need themselves."""
 # Some systems say "unlimited" and then refuse it.
 _MOST_FILES = 1 << 20
+# The database's connections, partitions of a start, a log, and what libraries open.
+_OWN_FILES = 256
+_MOST_CONNECTIONS = 10_000
 
 
 def open_files_limit() -> tuple[int, int]:
@@ -25,3 +28,9 @@ def raise_open_files() -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def most_connections() -> int:
+    """Return how many connections of clients a process takes unless a setting says so."""
+    now, _ = open_files_limit()
+    return min(max(now - _OWN_FILES, now // 2), _MOST_CONNECTIONS)

@@ -6,21 +6,29 @@ import gc
 import ipaddress
 import signal
 import socket
+import ssl
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
+import structlog
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from wattstream.connection import Connection, ConnectionLimits, Guard
 from wattstream.domain.errors import OperatorError
-from wattstream.replies import error_body
+from wattstream.tls import Certificate
 
 BACKLOG = 2048
 # A lane that has its answer from PostgreSQL waits this long, at most, for a thread that decodes.
 _SWITCH_S = 0.0005
+_NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_PAUSE_S = 1.0
+_HANDSHAKE_S = 10.0
+_READ_CERTIFICATE_EVERY_S = 2.0
+
+_log = structlog.get_logger()
 
 _Scope = MutableMapping[str, Any]
 
@@ -69,30 +77,26 @@ async def wait_for(event: asyncio.Event, *tasks: asyncio.Task[Any]) -> None:
     setting.cancel()
 
 
-class _Protocol(HttpToolsProtocol):
-    """Answers what is no HTTP in the form that every error has."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse a request whose line or headers cannot be read, and close the connection."""
-        body = error_body("malformed_request", "the request's line or headers are not HTTP", None)
-        head = (
-            "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
-
-
 class HttpServer(uvicorn.Server):
     """uvicorn without its signal handling, which ends the process by the signal itself."""
 
-    def __init__(self, application: Served, *, grace_s: int) -> None:
+    def __init__(
+        self,
+        application: Served,
+        *,
+        grace_s: int,
+        limits: ConnectionLimits,
+        certificate: Certificate | None = None,
+    ) -> None:
         self._end_streams = application.end_streams
+        self._guard = Guard(limits)
+        self._certificate = certificate
+        self._handshakes: set[asyncio.Task[None]] = set()
         super().__init__(
             uvicorn.Config(
                 application,
                 loop="none",
-                http=_Protocol,
+                http=partial(Connection, guard=self._guard),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 access_log=False,
@@ -110,7 +114,30 @@ class HttpServer(uvicorn.Server):
         yield
 
     async def adopt(self, connection: socket.socket) -> None:
-        """Answer on a connection that another process accepted, once the server runs."""
+        """Answer on a connection that was accepted elsewhere, once the server runs.
+
+        With TLS, return before it has shaken hands: a slow one holds up no other.
+        """
+        if self._certificate is None:
+            await self._connect(connection, None)
+            return
+        count = len(self.server_state.connections) + len(self._handshakes)
+        if count >= self._guard.limits.connections:
+            self._guard.refused["too_many_connections"] += 1
+            connection.close()
+            return
+        task = asyncio.create_task(self._shake_hands(connection, self._certificate.context))
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
+
+    async def _shake_hands(self, connection: socket.socket, context: ssl.SSLContext) -> None:
+        try:
+            await self._connect(connection, context)
+        except (OSError, TimeoutError):  # ssl.SSLError is an OSError
+            self._guard.refused["tls_handshake"] += 1
+            connection.close()
+
+    async def _connect(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
         protocol_class: Any = self.config.http_protocol_class
         protocol = partial(
             protocol_class,
@@ -118,7 +145,12 @@ class HttpServer(uvicorn.Server):
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
-        await asyncio.get_running_loop().connect_accepted_socket(protocol, connection)
+        await asyncio.get_running_loop().connect_accepted_socket(
+            protocol,
+            connection,
+            ssl=context,
+            ssl_handshake_timeout=None if context is None else _HANDSHAKE_S,
+        )
 
     async def answer(
         self, sockets: list[socket.socket], stop: Stop, on_started: Callable[[], None]
@@ -132,16 +164,58 @@ class HttpServer(uvicorn.Server):
         """
         sys.setswitchinterval(_SWITCH_S)
         _spare_the_collector()
-        serving = asyncio.create_task(self.serve(sockets))
+        # uvicorn would read a certificate once; with one, connections are accepted here.
+        own, others = ([], sockets) if self._certificate is not None else (sockets, [])
+        serving = asyncio.create_task(self.serve(own))
         while not self.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event
             await asyncio.sleep(0.005)
+        beside = [asyncio.create_task(self._guard.watch(self.server_state.connections))]
+        for listener in others:
+            listener.setblocking(False)
+            listener.listen(BACKLOG)
+        accepting = [asyncio.create_task(self._accept(listener)) for listener in others]
+        if self._certificate is not None:
+            beside.append(asyncio.create_task(_refresh_often(self._certificate)))
         on_started()
-        await wait_for(stop.asked, serving)
+        await wait_for(stop.asked, serving, *accepting)
+        for task in accepting:
+            task.cancel()
+        for listener in others:
+            listener.close()
+        if self._handshakes:
+            await asyncio.wait(self._handshakes, timeout=1)
         self._end_streams()
         self.should_exit = True
         await wait_for(stop.forced, serving)
         self.force_exit = not serving.done()
         await serving
+        for task in beside:
+            task.cancel()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        async for connection in accepted(listener):
+            await self.adopt(connection)
+
+
+async def accepted(listener: socket.socket) -> AsyncIterator[socket.socket]:
+    """Yield connections of a listening socket for ever; while the system has no room, wait."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            connection, _ = await loop.sock_accept(listener)
+        except OSError as error:
+            if error.errno in _NO_FILES:
+                _log.warning("Connections wait; the system has no room", why=error.strerror)
+                await asyncio.sleep(_PAUSE_S)
+            continue
+        yield connection
+        await asyncio.sleep(0)  # an accept that need not wait does not let others run
+
+
+async def _refresh_often(certificate: Certificate) -> None:
+    while True:
+        await asyncio.sleep(_READ_CERTIFICATE_EVERY_S)
+        await asyncio.to_thread(certificate.refresh)
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
@@ -167,10 +241,11 @@ def bound_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url_of(host: str, listener: socket.socket) -> str:
+def url_of(host: str, listener: socket.socket, *, secure: bool) -> str:
     """Return the URL of a bound socket."""
     port = listener.getsockname()[1]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:

@@ -44,6 +44,16 @@ def _scaled(units: Mapping[str, int], example: str) -> BeforeValidator:
 
 
 Duration = Annotated[int, _scaled(_SECONDS, "90s, 10min, 2h or 400d"), Field(ge=0)]
+
+
+def _listed(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(filter(None, re.split(r"[\s,]+", value)))
+
+
+_Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^\s/*]+)$")]
+Origins = Annotated[tuple[_Origin, ...], BeforeValidator(_listed)]
 Size = Annotated[int, _scaled(_BYTES, "512KiB, 16MiB or 1GiB"), Field(gt=0)]
 
 
@@ -96,6 +106,34 @@ class Settings(BaseModel):
     max_body: Size = _setting(16 * 1024**2, "bytes", "Largest request body as it arrives.")
     max_decoded_body: Size = _setting(
         64 * 1024**2, "bytes", "Largest request body after decompression."
+    )
+    max_records: int = _setting(
+        250_000, "records", "Records of one request, or lines; each { in it counts as one.", gt=0
+    )
+    max_connections: int | None = _setting(
+        None,
+        "connections",
+        "Open connections of clients; unset: 10000, or fewer where the limit of open files is low.",
+        gt=0,
+    )
+    header_timeout: Duration = _setting(
+        10, "s", "How long the line and headers of a request may take.", gt=0
+    )
+    body_timeout: Duration = _setting(
+        300,
+        "s",
+        "How long the body of a request may take; less than 1 KiB/s is too slow anyway.",
+        gt=0,
+    )
+    idle_timeout: Duration = _setting(
+        75, "s", "How long a connection stays open between two requests.", gt=0
+    )
+    tls_certificate: Path | None = _setting(
+        None, None, "PEM file of the certificate and those that issued it: the engine speaks https."
+    )
+    tls_key: Path | None = _setting(None, None, "PEM file of the certificate's key.")
+    cors_origins: Origins | None = _setting(
+        None, None, "Sites whose pages may ask this engine, such as https://a.example; or *."
     )
     queue_readings: int = _setting(
         400_000, "readings", "Readings that may wait for a commit before requests get 503.", gt=0
@@ -172,6 +210,13 @@ class Settings(BaseModel):
                 f"{PREFIX}WEBHOOK_SECRET is not set: what goes to {PREFIX}WEBHOOK_URL is signed "
                 "with it; choose 16 characters or more"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_has_a_key(self) -> "Settings":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            missing = "CERTIFICATE" if self.tls_certificate is None else "KEY"
+            raise ValueError(f"{PREFIX}TLS_{missing} is not set: TLS needs a certificate and a key")
         return self
 
     def alert_thresholds(self) -> dict[AlertKind, float]:

@@ -17,7 +17,7 @@ import structlog
 import uvloop
 from pydantic import BaseModel
 
-from wattstream.app import running
+from wattstream.app import certificate_of, running, server_of
 from wattstream.domain.errors import WattstreamError
 from wattstream.log import configure_logging
 from wattstream.server import HttpServer, Stop
@@ -74,7 +74,7 @@ class _Worker:
         order = self._order
         shared = Shared(order.metrics, order.number)
         async with running(order.settings, order.conninfo, shared) as application:
-            server = HttpServer(application, grace_s=order.settings.shutdown_grace)
+            server = server_of(order.settings, application, certificate_of(order.settings))
             adopting = asyncio.create_task(self._adopt(server))
             await server.answer([], self._stop, self._begin)
             adopting.cancel()

@@ -9,7 +9,6 @@ costs the parent a little, a request nothing.
 """
 
 import asyncio
-import errno
 import os
 import socket
 import sys
@@ -24,9 +23,9 @@ from tempfile import TemporaryDirectory
 
 import structlog
 
-from wattstream.app import migrated_database
+from wattstream.app import certificate_of, migrated_database
 from wattstream.domain.errors import OperatorError
-from wattstream.server import BACKLOG, Stop, bound_socket, url_of, wait_for
+from wattstream.server import BACKLOG, Stop, accepted, bound_socket, url_of, wait_for
 from wattstream.settings import Settings
 from wattstream.stats import Shared
 from wattstream.worker import CONNECTION, LEAVING, READY, Order
@@ -36,7 +35,6 @@ _PAUSE_S = 1.0
 _COMMIT_PATIENCE_S = 60.0
 _FORCED_ENDS = 20
 _FORCED_END_S = 0.5
-_NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 _log = structlog.get_logger()
 
@@ -53,6 +51,7 @@ async def serve_by_workers(settings: Settings, on_ready: Callable[[str], None]) 
     """
     stop = Stop()
     stop.on_signals(stop.ask)
+    certificate = certificate_of(settings)  # each worker reads its own; here it is only tried
     async with migrated_database(settings) as conninfo:
         with (
             bound_socket(settings.host, settings.port) as listener,
@@ -60,7 +59,7 @@ async def serve_by_workers(settings: Settings, on_ready: Callable[[str], None]) 
                 prefix="wattstream-metrics-", dir=_in_memory(), ignore_cleanup_errors=True
             ) as metrics,
         ):
-            url = url_of(settings.host, listener)
+            url = url_of(settings.host, listener, secure=certificate is not None)
             workers = _Workers(settings, conninfo, Path(metrics))
             await workers.run(listener, stop, lambda: on_ready(url))
 
@@ -211,19 +210,10 @@ class _Workers:
 
     async def _accept(self, listener: socket.socket) -> None:
         """Hand each connection to the next worker; while none can take it, let all wait."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(listener)
-            except OSError as error:
-                if error.errno in _NO_FILES:
-                    _log.warning("Connections wait; the system has no room", why=error.strerror)
-                    await asyncio.sleep(_PAUSE_S)
-                continue
+        async for connection in accepted(listener):
             with connection:
                 while not self._hand_over(connection):  # noqa: ASYNC110 - channels have no event
                     await asyncio.sleep(0.01)
-            await asyncio.sleep(0)  # an accept that need not wait does not let others run
 
     def _hand_over(self, connection: socket.socket) -> bool:
         for _ in range(len(self._ready)):

@@ -73,7 +73,8 @@ def engine_url() -> str:
     """Return the URL of this machine's engine, as its settings say."""
     settings = load()
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://{host}:{settings.port}"
+    scheme = "http" if settings.tls_certificate is None else "https"
+    return f"{scheme}://{host}:{settings.port}"
 
 
 def engine_key() -> str | None:

@@ -121,7 +121,7 @@ class Exporter:
                 response = self._client.send(request, stream=True)
             except httpx.TransportError as error:
                 if time.monotonic() > deadline:
-                    raise no_engine(self._url) from error
+                    raise no_engine(self._url, error) from error
             else:
                 try:
                     if response.is_success:

@@ -146,7 +146,7 @@ class Observer:
         try:
             response = self._client.get(path, params=params)
         except httpx.TransportError as error:
-            raise no_engine(self.url) from error
+            raise no_engine(self.url, error) from error
         if response.status_code in KEY_STATUSES:
             raise no_key(self.url, response)
         if not response.is_success:

@@ -133,7 +133,7 @@ class Sender:
                 )
             except httpx.TransportError as error:
                 if time.monotonic() - started > self._patience_s:
-                    raise no_engine(self._url) from error
+                    raise no_engine(self._url, error) from error
             else:
                 if response.status_code in KEY_STATUSES and b"device_forbidden" not in (
                     response.content
@@ -157,7 +157,7 @@ class Sender:
         try:
             response = await self._client.put(path, json=body)
         except httpx.TransportError as error:
-            raise no_engine(self._url) from error
+            raise no_engine(self._url, error) from error
         if response.status_code in KEY_STATUSES:
             raise no_key(self._url, response)
         if not response.is_success:
@@ -175,7 +175,7 @@ class Sender:
                 response = await self._client.get("/v1/health/live")
             except httpx.TransportError as error:
                 if time.monotonic() > deadline:
-                    raise no_engine(self._url) from error
+                    raise no_engine(self._url, error) from error
                 await asyncio.sleep(0.3)
                 continue
             if response.is_success:
@@ -217,8 +217,13 @@ def no_key(url: str, response: httpx.Response) -> OperatorError:
     )
 
 
-def no_engine(url: str) -> OperatorError:
+def no_engine(url: str, error: httpx.TransportError) -> OperatorError:
     """Return the error for an engine that does not answer."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return OperatorError(
+            f"The certificate at {url} is not trusted here, or is not for that name ({error}). "
+            "Name the PEM file of its authority with the variable SSL_CERT_FILE."
+        )
     return OperatorError(
         f"No engine answers at {url}; start one with `wattstream serve`, "
         "or name another with --url."

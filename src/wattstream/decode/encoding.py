@@ -8,9 +8,10 @@ from wattstream.domain.errors import MalformedError, TooLargeError, UnsupportedE
 
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _MAX_WINDOW_BYTES = 2**27
-# In zstd, 4 bytes can stand for 128 KiB, so a step yields 32 MiB at the most. In both, small
-# steps keep a body of very many tiny members from being copied once for each.
-_STEP_BYTES = 1024
+# Small steps keep a body of very many tiny members from being copied once for each.
+_GZIP_STEP_BYTES = 1024
+# 4 bytes can stand for 128 KiB, and what a step yields has no bound of its own: it is 1 MiB here.
+_ZSTD_STEP_BYTES = 32
 
 
 def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
@@ -35,21 +36,25 @@ def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
             code="unsupported_encoding",
         )
     try:
-        decoded = _gunzip(body, max_bytes) if name != "zstd" else _unzstd(body, max_bytes)
+        return _gunzip(body, max_bytes) if name != "zstd" else _unzstd(body, max_bytes)
     except (zlib.error, zstandard.ZstdError, EOFError) as error:
         raise MalformedError(
             f"the body is not {name}, as its Content-Encoding says", code="malformed_encoding"
         ) from error
-    if len(decoded) > max_bytes:
+
+
+def _joined(parts: list[bytes], size: int, max_bytes: int) -> bytes:
+    """Return the parts as one, unless they are too much: then they are not even copied."""
+    if size > max_bytes:
         raise TooLargeError(
             f"the decoded body must be at most {max_bytes} bytes; send smaller batches",
             code="decoded_body_too_large",
         )
-    return decoded
+    return b"".join(parts)
 
 
 def _gunzip(body: bytes, max_bytes: int) -> bytes:
-    """Decompress gzip members one after another, up to one byte past the limit."""
+    """Decompress gzip members one after another; stop one byte past the limit."""
     stream = zlib.decompressobj(_GZIP_WINDOW)
     parts: list[bytes] = []
     room = max_bytes + 1
@@ -57,17 +62,17 @@ def _gunzip(body: bytes, max_bytes: int) -> bytes:
     while position < len(body) and room > 0:
         if stream.eof:
             stream = zlib.decompressobj(_GZIP_WINDOW)
-        piece = body[position : position + _STEP_BYTES]
+        piece = body[position : position + _GZIP_STEP_BYTES]
         parts.append(stream.decompress(piece, room))
         room -= len(parts[-1])
         position += len(piece) - len(stream.unused_data)
     if body and not stream.eof and room > 0:
         raise EOFError
-    return b"".join(parts)
+    return _joined(parts, max_bytes + 1 - room, max_bytes)
 
 
 def _unzstd(body: bytes, max_bytes: int) -> bytes:
-    """Decompress zstd frames one after another, up to a little past the limit."""
+    """Decompress zstd frames one after another; stop a little past the limit."""
     decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
     stream = decompressor.decompressobj()
     parts: list[bytes] = []
@@ -75,10 +80,10 @@ def _unzstd(body: bytes, max_bytes: int) -> bytes:
     while position < len(body) and size <= max_bytes:
         if stream.eof:
             stream = decompressor.decompressobj()
-        piece = body[position : position + _STEP_BYTES]
+        piece = body[position : position + _ZSTD_STEP_BYTES]
         parts.append(stream.decompress(piece))
         size += len(parts[-1])
         position += len(piece) - len(stream.unused_data)
     if not stream.eof and size <= max_bytes:
         raise EOFError
-    return b"".join(parts)
+    return _joined(parts, size, max_bytes)

@@ -8,15 +8,19 @@ finds the words for what is wrong.
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
 import msgspec
 import numpy as np
 
+from wattstream.decode.count import check_array, check_count, check_lines
+from wattstream.decode.pieces import pieces
 from wattstream.decode.records import (
     Limits,
     Record,
+    TakesLongError,
     checked,
     checked_id,
     chosen_rows,
@@ -56,6 +60,7 @@ _RAW_ENVELOPE = msgspec.json.Decoder(_RawEnvelope)
 _LOOSE = msgspec.json.Decoder(_Loose)
 _TEXT = msgspec.json.Decoder(str)
 _EMPTY = Record()
+_LINES_AT_ONCE = 5000  # between them, other threads run
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,43 +128,73 @@ def decode_array(body: bytes, limits: Limits) -> Decoded:
 
     Raises:
         MalformedError: It is not JSON, or neither of the two.
+        TooLargeError: It may hold more records than allowed.
+        TakesLongError: As `limits` say.
     """
-    body = body.removeprefix(_BOM)
-    is_object = body.lstrip()[:1] == b"{"
+    body = body.removeprefix(_BOM).lstrip()
+    check_array(body, limits.max_records)
+    is_object = body[:1] == b"{"
     try:
-        records = _ENVELOPE.decode(body).records if is_object else _RECORDS.decode(body)
+        records = _records(body, is_object=is_object)
     except _MALFORMED:
-        return _decode_patiently(_raw_records(body, is_object=is_object), limits)
-    raws_once = cache(lambda: _raw_records(body, is_object=is_object))
+        return _decode_patiently(_raw_records(body, limits, is_object=is_object), limits)
+    raws_once = cache(lambda: _raw_records(body, limits, is_object=is_object))
     return _decode(records, {}, lambda i: raws_once()[i], limits)
 
 
+def _records(body: bytes, *, is_object: bool) -> list[Record]:
+    """Return the records of an array or envelope, all with the types that they should have."""
+    parts = pieces(body)
+    if parts is not None:
+        with suppress(*_MALFORMED):
+            return [record for part in parts for record in _RECORDS.decode(part)]
+    return _ENVELOPE.decode(body).records if is_object else _RECORDS.decode(body)
+
+
 def decode_lines(body: bytes, limits: Limits) -> Decoded:
-    """Return the readings of NDJSON, one record a line; empty lines do not count."""
+    """Return the readings of NDJSON, one record a line; empty ones are left out.
+
+    Raises:
+        TooLargeError: It has more lines than allowed, empty ones included.
+    """
     body = body.removeprefix(_BOM)
+    check_lines(body, limits.max_records)
     lines = [line for line in body.split(b"\n") if line and not line.isspace()]
     try:
-        records = list(map(_RECORD.decode, lines))
+        records: list[Record] = []
+        for first in range(0, len(lines), _LINES_AT_ONCE):
+            records += map(_RECORD.decode, lines[first : first + _LINES_AT_ONCE])
     except _MALFORMED:
         return _decode_patiently(lines, limits)
     return _decode(records, {}, lines.__getitem__, limits)
 
 
-def _raw_records(body: bytes, *, is_object: bool) -> list[bytes]:
+def _raw_records(body: bytes, limits: Limits, *, is_object: bool) -> list[bytes]:
     """Return each record of an array as it came.
 
     Raises:
         MalformedError: It is not JSON, or neither an array nor an object with `records`.
+        TooLargeError: There are more than allowed.
     """
+    raws: list[bytes] = []
     try:
-        raws = _RAW_ENVELOPE.decode(body).records if is_object else _RAWS.decode(body)
-        return [bytes(raw) for raw in raws]
+        try:
+            for part in pieces(body) or ():
+                raws += map(bytes, _RAWS.decode(part))
+                check_count(len(raws), limits.max_records)
+        except _MALFORMED:
+            raws = []
+        if not raws:
+            found = _RAW_ENVELOPE.decode(body).records if is_object else _RAWS.decode(body)
+            check_count(len(found), limits.max_records)
+            raws += map(bytes, found)
     except msgspec.ValidationError as error:
         raise MalformedError(
             'the body must be a JSON array of readings, or {"records": […]}', code="not_an_array"
         ) from error
     except _MALFORMED as error:
         return _surrogates_apart(body, error, is_object=is_object)
+    return raws
 
 
 def _surrogates_apart(body: bytes, error: Exception, *, is_object: bool) -> list[bytes]:
@@ -289,7 +324,13 @@ def _stem(key: str) -> str:
 
 
 def _decode_patiently(raws: Sequence[bytes], limits: Limits) -> Decoded:
-    """Return the readings of records that may have fields of other types."""
+    """Return the readings of records that may have fields of other types.
+
+    Raises:
+        TooLargeError: There are more than allowed: an array need not hold objects only.
+    """
+    check_count(len(raws), limits.max_records)
+    _check_patience(len(raws), limits)
     errors: dict[int, ReadingError] = {}
     records = []
     for i, raw in enumerate(raws):
@@ -299,6 +340,11 @@ def _decode_patiently(raws: Sequence[bytes], limits: Limits) -> Decoded:
             records.append(_EMPTY)
             errors[i] = error
     return _decode(records, errors, raws.__getitem__, limits)
+
+
+def _check_patience(count: int, limits: Limits) -> None:
+    if limits.max_patient is not None and count > limits.max_patient:
+        raise TakesLongError
 
 
 def _decode(
@@ -318,11 +364,14 @@ def _decode(
         if good.all():
             parts.append(Part(readings, rows))
             continue
-        for row in np.flatnonzero(~good).tolist():
+        wrong = np.flatnonzero(~good).tolist()
+        _check_patience(len(wrong), limits)
+        for row in wrong:
             errors[int(rows[row])] = explained(chosen[row], KINDS[stream], limits)
         if good.any():
             parts.append(Part(chosen_rows(readings, good), rows[good]))
     if sum(map(len, of_stream.values())) < len(records):
+        _check_patience(len(records) - sum(map(len, of_stream.values())), limits)
         settled = errors.keys() | set(np.concatenate(list(of_stream.values())).tolist())
         errors |= {i: homeless(records[i]) for i in range(len(records)) if i not in settled}
     rejections = [_rejection(i, errors[i], records[i], raw) for i in sorted(errors)]

@@ -48,10 +48,23 @@ _TYPE_CODES = {None: 0, Stream.METER: 1, Stream.VEHICLE: 2}
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How far a timestamp may be from the engine's clock, microseconds, both inclusive."""
+    """What a request must keep.
+
+    Attributes:
+        oldest_us: Earliest timestamp, microseconds since 1970, inclusive.
+        newest_us: Latest one, inclusive.
+        max_records: Most records of a batch, as `check_array` and `check_count` count them.
+        max_patient: Most records that are looked at one by one; None for any number.
+    """
 
     oldest_us: int
     newest_us: int
+    max_records: int = 250_000
+    max_patient: int | None = None
+
+
+class TakesLongError(Exception):
+    """More records must be looked at one by one than the caller has time for."""
 
 
 def kind_of(record: Record) -> Kind:

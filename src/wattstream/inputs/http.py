@@ -3,10 +3,13 @@
 Each is three steps: read the body, decode it (pure), hand it to the pipeline.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,7 +26,7 @@ from wattstream.decode.json import (
     decode_one,
     decode_row,
 )
-from wattstream.decode.records import Limits, chosen_rows
+from wattstream.decode.records import Limits, TakesLongError, chosen_rows
 from wattstream.domain.access import Reach
 from wattstream.domain.errors import (
     ConflictError,
@@ -42,6 +45,7 @@ from wattstream.query.reach import Admission, forbidden
 from wattstream.replies import Reply, error_body, error_reply, internal_error
 from wattstream.stats import Stats
 
+T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -49,6 +53,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ONE_PATH = "/v1/ingest"
 BATCH_PATH = "/v1/ingest/batch"
 MAX_ERRORS = 100
+# A body of this size is decoded in some ms; others do not wait for a larger one.
+_AT_ONCE_BYTES = 1024**2
+# Finding the words for one refused record takes as long as decoding a dozen.
+_AT_ONCE_PATIENT = 200
 _JSON = b"application/json"
 _NO_HEADERS: dict[str, str] = {}
 _JSON_TYPES = frozenset({"", "application/json", "text/json"})
@@ -88,6 +96,7 @@ class HttpInput:
         max_body_bytes: int,
         max_decoded_bytes: int,
         max_held_bytes: int,
+        max_records: int,
         admission: Admission,
     ) -> None:
         self._admission = admission
@@ -98,7 +107,10 @@ class HttpInput:
         self._max_body_bytes = max_body_bytes
         self._max_decoded_bytes = max_decoded_bytes
         self._max_held_bytes = max_held_bytes
+        self._max_records = max_records
         self._held_bytes = 0
+        # One thread: a large body takes memory many times its size, so they take turns.
+        self._large = ThreadPoolExecutor(1, "large-bodies")
         self._ack_seconds = stats.ack_seconds
         self._requests = stats.requests
         self._by_status: dict[int, Counter] = {}
@@ -157,7 +169,7 @@ class HttpInput:
         started = time.perf_counter()
         try:
             if (encoding := headers.get(b"content-encoding")) is not None:
-                body = decompress(body, encoding.decode("latin-1"), self._max_decoded_bytes)
+                body = await self._decompressed(body, encoding.decode("latin-1"))
                 self._hold(held, len(body))
             reply = await (self._batch(body, is_lines) if is_batch else self._one(body))
         except MalformedError as error:
@@ -201,6 +213,19 @@ class HttpInput:
             if not message.get("more_body", False):
                 return b"".join(chunks)
 
+    async def _decompressed(self, body: bytes, encoding: str) -> bytes:
+        """Decompress a body, in the thread where it turns out to be large."""
+        try:
+            return decompress(body, encoding, min(_AT_ONCE_BYTES, self._max_decoded_bytes))
+        except TooLargeError:
+            if self._max_decoded_bytes <= _AT_ONCE_BYTES:
+                raise
+        return await self._in_thread(decompress, body, encoding, self._max_decoded_bytes)
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run what takes long, while others are answered."""
+        return await asyncio.get_running_loop().run_in_executor(self._large, function, *arguments)
+
     def _too_large(self, got: str) -> TooLargeError:
         return TooLargeError(
             f"the body must be at most {self._max_body_bytes} bytes, {got}; send smaller batches"
@@ -208,13 +233,18 @@ class HttpInput:
 
     def _limits(self) -> Limits:
         now_us = self._clock_us()
-        return Limits(now_us - self._max_past_us, now_us + self._max_future_us)
+        return Limits(now_us - self._max_past_us, now_us + self._max_future_us, self._max_records)
 
     async def _one(self, body: bytes) -> Reply:
         limits = self._limits()
-        row = decode_row(body, limits)
+        is_small = len(body) <= _AT_ONCE_BYTES
+        row = decode_row(body, limits) if is_small else None
         if row is None:
-            decoded = decode_one(body, limits)
+            decoded = (
+                decode_one(body, limits)
+                if is_small
+                else await self._in_thread(decode_one, body, limits)
+            )
             if decoded.rejections:
                 report = await self._ingest.write(decoded)
                 raise _as_error(report.rejections[0])
@@ -240,7 +270,14 @@ class HttpInput:
         return Reply(201 if is_stored else 200, _NO_HEADERS, _encode(answer))
 
     async def _batch(self, body: bytes, is_lines: bool) -> Reply:
-        decoded = (decode_lines if is_lines else decode_array)(body, self._limits())
+        decode = decode_lines if is_lines else decode_array
+        limits = self._limits()
+        decoded = None
+        if len(body) <= _AT_ONCE_BYTES:
+            with suppress(TakesLongError):
+                decoded = decode(body, limits)
+        if decoded is None:
+            decoded = await self._in_thread(decode, body, replace(limits, max_patient=None))
         reach = caller().reach
         if not reach.is_whole:
             decoded = await self._within(decoded, reach)

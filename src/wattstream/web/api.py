@@ -1,7 +1,7 @@
 """The API that people and programs read: answers, registry, health, metrics, documents."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -60,6 +60,7 @@ class Context:
     Attributes:
         is_full: Whether the ingest queue is at its bound.
         ingest_paths: OpenAPI path items of the inputs.
+        cors_origins: Other sites whose pages may ask.
     """
 
     queries: Queries
@@ -70,6 +71,7 @@ class Context:
     guard: Guard
     is_full: Callable[[], bool]
     ingest_paths: dict[str, Any]
+    cors_origins: Sequence[str]
 
 
 def create_api(context: Context) -> FastAPI:
@@ -102,7 +104,7 @@ def create_api(context: Context) -> FastAPI:
         context.keyring,
         context.guard,
     )
-    _add_operations(app, context, add_pages(app, pages))
+    _add_operations(app, context, add_pages(app, pages, context.cors_origins))
     add_history(app, context.queries)
     add_stream(app, context.views, context.keyring)
     add_error_handlers(app)

@@ -1,7 +1,7 @@
 """The pages: fleet, devices, a device, alerts, ingest."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -53,10 +53,18 @@ class Pages:
     guard: Guard
 
 
-def add_pages(app: FastAPI, pages: Pages) -> Callable[[Request], Awaitable[Response]]:
-    """Add the pages and their files; return what answers with the first of them."""
+def add_pages(
+    app: FastAPI, pages: Pages, other_sites: Sequence[str]
+) -> Callable[[Request], Awaitable[Response]]:
+    """Add the pages and their files; return what answers with the first of them.
+
+    Args:
+        app: Where they are added.
+        pages: What they show.
+        other_sites: Whose pages may change things as well.
+    """
     views = pages.views
-    app.add_middleware(RefuseOtherSites)
+    app.add_middleware(RefuseOtherSites, allowed=other_sites)
     add_static(app)
     add_login(app, pages.keyring, pages.guard)
 

@@ -1,0 +1,1 @@
+"""Attacks on a running engine, and what they cost its other clients."""
