@@ -227,13 +227,17 @@ class Application:
         await (self._answer if is_input else self._secured)(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_input = scope["path"] in (ONE_PATH, BATCH_PATH)
+        if is_input and self._keyring.is_open:
+            await self._input(scope, receive, send)
+            return
         try:
             who = await self._guard.admit(scope)
         except WattstreamError as error:
             await refusal(scope, error)(scope, receive, send)
             return
         with asked_by(who):
-            if scope["path"] in (ONE_PATH, BATCH_PATH):
+            if is_input:
                 await self._input(scope, receive, send)
             else:
                 await self._answer_api(scope, receive, send)
