@@ -135,6 +135,12 @@ def conninfo(embedded: Server) -> str:
 
 
 @pytest.fixture
+def bench_conninfo(embedded: Server) -> str:
+    """A fresh database as the benchmark has it: of the superuser, who makes others."""
+    return embedded.superuser(embedded.make_database())
+
+
+@pytest.fixture
 def make_database(embedded: Server) -> Callable[[], str]:
     return embedded.make_database
 

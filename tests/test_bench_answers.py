@@ -14,10 +14,10 @@ PAIRS = 40
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_every_answer_is_measured_at_each_size(conninfo: str) -> None:
+def test_every_answer_is_measured_at_each_size(bench_conninfo: str) -> None:
     rows: list[Row] = []
     sizes = (2 * PAIRS * 60, 2 * PAIRS * 1500)
-    measure_answers(conninfo, run_engine, sizes, 0.1, rows.append, pairs=PAIRS, asked=0.1)
+    measure_answers(bench_conninfo, run_engine, sizes, 0.1, rows.append, pairs=PAIRS, asked=0.1)
     measured = {row.case: row for row in rows}
     for name in ("performance", "status", "stats", "alerts", "fleet", "a day of history"):
         for label in ("idle", "with load"):
@@ -31,7 +31,7 @@ def test_every_answer_is_measured_at_each_size(conninfo: str) -> None:
     assert len(measured.keys() & {
         f"a heartbeat sent, {size} million rows, the load itself" for size in ("0.0048", "0.12")
     }) == 2  # fmt: skip
-    database = psycopg.conninfo.make_conninfo(conninfo, dbname="wattstream_answers")
+    database = psycopg.conninfo.make_conninfo(bench_conninfo, dbname="wattstream_answers")
     with psycopg.connect(database) as connection:
         held = connection.execute("SELECT count(*) FROM vehicle_history").fetchone()
     assert held is not None

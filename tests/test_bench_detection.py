@@ -1,6 +1,5 @@
 """How the benchmark scores alerts: sessions, delays, false alarms."""
 
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -59,10 +58,10 @@ def test_a_score_is_met_from_above_or_below(kind: str, found: int, is_met: bool)
 
 
 @pytest.mark.slow
-def test_faults_are_injected_found_and_scored(make_database: Callable[[], str]) -> None:
+def test_faults_are_injected_found_and_scored(bench_conninfo: str) -> None:
     scores: list[Score] = []
     size = Size(12, 5, {AlertKind.LOW_EFFICIENCY: 4}, learning_days=1, last_days=3)
-    measure_detection(make_database(), size, [7], scores.append)
+    measure_detection(bench_conninfo, size, [7], scores.append)
     assert [(score.kind, score.cases, score.found) for score in scores] == [
         ("low_efficiency", 4, 4),
         (HEALTHY, 8, 0),

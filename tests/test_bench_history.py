@@ -18,9 +18,9 @@ MINUTE = 60 * MICRO
 PAIRS = 20
 
 
-def repair(conninfo: str) -> Repair:
+def repair(bench_conninfo: str) -> Repair:
     async def main() -> Repair:
-        store = PostgresStore(conninfo, read_connections=1)
+        store = PostgresStore(bench_conninfo, read_connections=1)
         await store.open()
         try:
             return await store.refresh(0, NOW + DAY_US)
@@ -30,33 +30,34 @@ def repair(conninfo: str) -> Repair:
     return asyncio.run(main())
 
 
-def ask(conninfo: str, statement: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(conninfo) as connection:
+def ask(bench_conninfo: str, statement: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(bench_conninfo) as connection:
         return connection.execute(statement.encode()).fetchall()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("passed", [0, 2, 8, 31])
-def test_a_history_that_grew_in_steps_needs_no_repair(conninfo: str, passed: int) -> None:
+def test_a_history_that_grew_in_steps_needs_no_repair(bench_conninfo: str, passed: int) -> None:
     later = NOW + passed * MINUTE
     for rows, now in ((3 * 40, NOW), (47 * 40, NOW), (700 * 40, later), (2 * 1440 * 40, later)):
-        grow(conninfo, PAIRS, rows, clock_us=lambda now=now: now)  # type: ignore[misc]
-        found = repair(conninfo)
+        grow(bench_conninfo, PAIRS, rows, clock_us=lambda now=now: now)  # type: ignore[misc]
+        found = repair(bench_conninfo)
         assert found.buckets_repaired == 0
         assert found.buckets_checked >= rows // 15
     held = 2 * 1440 * PAIRS
     for stream in Stream:
-        assert ask(conninfo, f"SELECT count(*) FROM {stream}_history") == [(held,)]
+        assert ask(bench_conninfo, f"SELECT count(*) FROM {stream}_history") == [(held,)]
         assert ask(
-            conninfo,
+            bench_conninfo,
             f"""SELECT sum(readings)::int8, min(first_at), max(last_at) FROM history_days
             WHERE stream = '{stream}'""",
         ) == ask(
-            conninfo, f"SELECT count(*), min(measured_at), max(measured_at) FROM {stream}_history"
+            bench_conninfo,
+            f"SELECT count(*), min(measured_at), max(measured_at) FROM {stream}_history",
         )
         assert (
             ask(
-                conninfo,
+                bench_conninfo,
                 f"""SELECT (first_at AT TIME ZONE 'UTC')::date = day, sum(readings)::int8 -
                 (SELECT count(*) FROM {stream}_history
                  WHERE (measured_at AT TIME ZONE 'UTC')::date = day)
@@ -66,18 +67,18 @@ def test_a_history_that_grew_in_steps_needs_no_repair(conninfo: str, passed: int
         )
         newest = (later // MINUTE - 1) * MINUTE
         assert ask(
-            conninfo, f"SELECT DISTINCT date_trunc('minute', last_at) FROM {stream}_live"
+            bench_conninfo, f"SELECT DISTINCT date_trunc('minute', last_at) FROM {stream}_live"
         ) == [(to_datetime(newest),)]
-    assert ask(conninfo, "SELECT count(*), count(DISTINCT external_id) FROM devices") == [
+    assert ask(bench_conninfo, "SELECT count(*), count(DISTINCT external_id) FROM devices") == [
         (2 * PAIRS, PAIRS)
     ]
 
 
 @pytest.mark.slow
-def test_day_tables_are_left_as_the_engine_makes_them(conninfo: str) -> None:
-    grow(conninfo, PAIRS, 1500 * 40, clock_us=lambda: NOW)
+def test_day_tables_are_left_as_the_engine_makes_them(bench_conninfo: str) -> None:
+    grow(bench_conninfo, PAIRS, 1500 * 40, clock_us=lambda: NOW)
     tables = ask(
-        conninfo,
+        bench_conninfo,
         """SELECT inhrelid::regclass::text, pg_get_expr(relpartbound, pg_class.oid),
             (SELECT string_agg(conname || ' ' || pg_get_constraintdef(oid), ', ' ORDER BY conname)
              FROM pg_constraint WHERE conrelid = inhrelid AND contype <> 'n'),
@@ -100,12 +101,12 @@ def test_day_tables_are_left_as_the_engine_makes_them(conninfo: str) -> None:
 
 
 @pytest.mark.slow
-def test_live_rows_sum_their_last_day(conninfo: str) -> None:
-    grow(conninfo, PAIRS, 2 * 1440 * 40, clock_us=lambda: NOW)
+def test_live_rows_sum_their_last_day(bench_conninfo: str) -> None:
+    grow(bench_conninfo, PAIRS, 2 * 1440 * 40, clock_us=lambda: NOW)
     day = 95 * BUCKET_US // MICRO
     for stream in Stream:
         wrong = ask(
-            conninfo,
+            bench_conninfo,
             f"""SELECT l.device_id FROM {stream}_live AS l
             JOIN {stream}_history AS h ON h.device_id = l.device_id
                 AND h.measured_at >= l.bucket_at - interval '{day} seconds'
@@ -115,16 +116,18 @@ def test_live_rows_sum_their_last_day(conninfo: str) -> None:
                 OR l.day_suspect_ukwh <> 0""",
         )
         assert wrong == []
-        assert ask(conninfo, f"SELECT DISTINCT day_readings FROM {stream}_live") == [(95 * 15,)]
+        assert ask(bench_conninfo, f"SELECT DISTINCT day_readings FROM {stream}_live") == [
+            (95 * 15,)
+        ]
 
 
 @pytest.mark.slow
 def test_a_history_larger_than_the_disk_is_refused_before_anything_is_written(
-    conninfo: str,
+    bench_conninfo: str,
 ) -> None:
     with pytest.raises(OperatorError, match=r"needs .* GB in .* GB are free"):
-        grow(conninfo, PAIRS, 10**15, clock_us=lambda: NOW)
-    assert ask(conninfo, "SELECT count(*) FROM devices") == [(0,)]
+        grow(bench_conninfo, PAIRS, 10**15, clock_us=lambda: NOW)
+    assert ask(bench_conninfo, "SELECT count(*) FROM devices") == [(0,)]
 
 
 def test_both_devices_of_a_pair_report_one_id() -> None:

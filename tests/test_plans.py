@@ -86,7 +86,9 @@ EDGES = {
     "right_at": arrays.time_param(NEVER_US),
     "right_end_at": arrays.time_param(NEVER_US),
 }
-FOUND = {"now": arrays.time_param(NOW), "silent": 3.0, "pattern": "%D1%", "shown": "all"}
+FOUND = {
+    "now": arrays.time_param(NOW), "silent": 3.0, "pattern": "%D1%", "shown": "all", "within": None
+}  # fmt: skip
 REJECTED = {
     "after": 0, "code": None, "of_stream": None, "device": "D1",
     "start_at": arrays.time_param(0), "end_at": arrays.time_param(NOW), "limit": 9,
@@ -152,8 +154,13 @@ CASES: list[tuple[str, str, dict[str, object]]] = [
     ("view", "search", {**FOUND, "sort": "energy", "sign": -1, "limit": 9, "offset": 0}),
     ("view", "search_count", FOUND),
     ("view", "reported", FOUND),
-    ("view", "tallies", {}),
-    ("view", "quarter_sums", RANGE),
+    ("view", "tallies", {"within": None}),
+    ("view", "quarter_sums", {**RANGE, "within": None}),
+    ("view", "search_count", {**FOUND, "within": keys(1, 2)}),
+    ("view", "reported", {**FOUND, "within": keys(1, 2)}),
+    ("view", "quarter_sums", {**RANGE, "within": keys(1, 2)}),
+    ("registry", "reached", {"fleet": "north", "pattern": "D%"}),
+    ("registry", "of_fleet", {"fleet": "north", "ids": ["D1", "D2"]}),
     ("watch", "live_states", {}),
     ("watch", "quarter_hours", RANGE),
 ]  # fmt: skip

@@ -168,6 +168,7 @@ def test_what_was_kept_before_sizes_were_counted_is_bounded_too(embedded: Server
         )
         connection.execute("INSERT INTO rejection_counts VALUES ('meter', 'conflict', 0, 7)")
         connection.execute(text.encode())
+        connection.execute("ALTER TABLE rejections ADD COLUMN key text")  # by a later migration
 
     async def main() -> None:
         async for store in opened(conninfo):

@@ -17,6 +17,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from conftest import Engine
+from wattstream.connection import ConnectionLimits
 from wattstream.query.changes import changed
 from wattstream.server import HttpServer, bound_socket
 from wattstream.store.view_port import Versions
@@ -188,7 +189,8 @@ def test_a_client_that_does_not_read_loses_its_stream(reads: bool) -> None:
     application = OneStream(slow_after_s=0.5)
     listener = bound_socket("127.0.0.1", 0)
     listener.listen()  # before the server is up
-    server = HttpServer(application, grace_s=0)
+    limits = ConnectionLimits(connections=10, head_s=10, body_s=10, idle_s=10)
+    server = HttpServer(application, grace_s=0, limits=limits)
     serving = threading.Thread(target=server.run, args=([listener],), daemon=True)
     serving.start()
     with socket.create_connection(listener.getsockname()) as client:

@@ -152,8 +152,8 @@ def test_workers_together_are_one_engine(folder: Path) -> None:
     base = datetime.now(UTC) - timedelta(hours=1)
     with serving(folder, "--workers", "4", "--read-connections", "20") as engine:
         config = (folder / "wattstream-data/postgres/wattstream.conf").read_text()
-        # 4 workers with 6 writers and 20 readers, and 20 to spare.
-        assert "max_connections = '124'" in config
+        # 4 workers with 7 writers and 20 readers, and 20 to spare.
+        assert "max_connections = '128'" in config
         workers = workers_of(engine.pid)
         assert len(workers) == 4
         with idle_connections(engine.url, 8):
