@@ -1,6 +1,5 @@
 """How the benchmark scores alerts: sessions, delays, false alarms."""
 
-
 import numpy as np
 import pytest
 

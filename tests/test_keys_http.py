@@ -450,6 +450,28 @@ def test_an_invalid_key_costs_the_same_however_near_it_is(guarded: Guarded) -> N
     assert max(medians.values()) - min(medians.values()) <= spread, (medians, spread)
 
 
+def test_a_page_of_another_site_cannot_send_readings(embedded: Server) -> None:
+    """A browser sends such a request without asking first; it must not poison an open engine."""
+    api = Api(embedded.make_database(), load({}, {}))
+    try:
+        for path in ("/v1/ingest", "/v1/ingest/batch"):
+            for headers, is_taken in (
+                ({"Origin": "https://evil.example"}, False),
+                ({"Sec-Fetch-Site": "cross-site", "Content-Type": ""}, False),
+                ({"Sec-Fetch-Site": "same-site"}, False),
+                ({"Origin": "http://api"}, True),
+                ({"Sec-Fetch-Site": "same-origin", "Origin": "http://api"}, True),
+            ):
+                record = reading("meter", "M")
+                answer = api.request(
+                    "POST", path, json=record if path == "/v1/ingest" else [record], headers=headers
+                )
+                assert answer.is_success == is_taken, (path, headers, answer.text)
+                assert is_taken or code(answer) == "cross_site"
+    finally:
+        api.close()
+
+
 def test_without_any_key_an_engine_is_open_and_with_the_first_no_more(embedded: Server) -> None:
     conninfo = embedded.make_database()
     api = Api(conninfo, load({}, {}))

@@ -43,6 +43,7 @@ from wattstream.watch import Watch, Webhook, deliver_regularly, look_regularly
 from wattstream.web.api import Context, create_api
 from wattstream.web.audit import recorded
 from wattstream.web.guard import Guard, is_act
+from wattstream.web.pages.origin import RefuseOtherSites
 from wattstream.web.pages.rendering import refusal
 from wattstream.web.security import SecurityHeaders, with_cors
 
@@ -51,6 +52,7 @@ _PREPARE_EVERY_S = 3600
 _PRUNE_EVERY_S = 10
 _MEASURE_POOL_EVERY_S = 2
 _MEASURE_DATABASE_EVERY_S = 60
+_BROWSER_HEADERS = frozenset({b"origin", b"sec-fetch-site"})
 _WATCH_EVERY_S = 1.0
 _WATCH_AT_MOST_S = 30.0
 
@@ -167,6 +169,8 @@ class Application:
             max_records=settings.max_records,
             admission=Admission(store),
         )
+        origins = settings.cors_origins or ()
+        self._input_of_browsers = RefuseOtherSites(self._input, allowed=origins)
         self._keyring = keyring
         self._guard = guard = Guard(keyring)
         queries = Queries(
@@ -183,11 +187,11 @@ class Application:
                 guard=guard,
                 is_full=lambda: self.ingest.is_full,
                 ingest_paths=openapi.paths(),
-                cors_origins=settings.cors_origins or (),
+                cors_origins=origins,
             )
         )
         self._secured = SecurityHeaders(self._answer, secure=settings.tls_certificate is not None)
-        self._inside: ASGIApp = with_cors(self._route, settings.cors_origins or ())
+        self._inside: ASGIApp = with_cors(self._route, origins)
 
     def end_streams(self) -> None:
         """End the streams that are open: no stop would outlast them."""
@@ -223,24 +227,28 @@ class Application:
             )
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_input = scope["path"] in (ONE_PATH, BATCH_PATH)
-        await (self._answer if is_input else self._secured)(scope, receive, send)
+        if scope["path"] not in (ONE_PATH, BATCH_PATH):
+            await self._secured(scope, receive, send)
+            return
+        # Checks that a program has nothing to do with cost it nothing.
+        is_browser = any(name in _BROWSER_HEADERS for name, _ in scope["headers"])
+        take = self._input_of_browsers if is_browser else self._input
+        if self._keyring.is_open:
+            await take(scope, receive, send)
+        else:
+            await self._guarded(take, scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_input = scope["path"] in (ONE_PATH, BATCH_PATH)
-        if is_input and self._keyring.is_open:
-            await self._input(scope, receive, send)
-            return
+        await self._guarded(self._answer_api, scope, receive, send)
+
+    async def _guarded(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             who = await self._guard.admit(scope)
         except WattstreamError as error:
             await refusal(scope, error)(scope, receive, send)
             return
         with asked_by(who):
-            if is_input:
-                await self._input(scope, receive, send)
-            else:
-                await self._answer_api(scope, receive, send)
+            await app(scope, receive, send)
 
     async def _answer_api(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
