@@ -67,7 +67,8 @@ class Server:
     """A running PostgreSQL that makes a fresh, migrated database for each test."""
 
     def __init__(self, folder: Path, binaries: Binaries | None = None) -> None:
-        self._server = EmbeddedPostgres(folder, binaries=binaries)
+        # A module may keep a dozen engines.
+        self._server = EmbeddedPostgres(folder, binaries=binaries, connections=400)
         self._conninfo = self._server.start()
         self._names = (f"test_{number}" for number in itertools.count())
         # These databases outlive no crash of the machine, and nobody's 2xx rests on them.

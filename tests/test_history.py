@@ -389,8 +389,10 @@ def started(api: Api, clients: list[Client]) -> Any:
         streams = [
             asyncio.create_task(app(scope, client.receive, client.send)) for client in clients
         ]
-        for client in clients:
-            await client.is_stuck.wait()
+        for client, stream in zip(clients, streams, strict=True):
+            stuck = asyncio.create_task(client.is_stuck.wait())
+            await asyncio.wait((stuck, stream), return_when=asyncio.FIRST_COMPLETED)
+            assert stuck.done(), client.messages
         return streams
 
     return api.run(main())
