@@ -1,6 +1,7 @@
 """Clients as they should be: single readings, batches, answers; how long each request took."""
 
 import asyncio
+import itertools
 import json
 import random
 import time
@@ -38,7 +39,9 @@ class Load:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._last_us = time.time_ns() // 1000 - 3600 * 10**6
+
+    # One clock for all loads, so that no reading is sent twice.
+    _times_us = itertools.count(time.time_ns() // 1000 - 3600 * 10**6, 1000)
 
     async def run(self, seconds: float) -> Measured:
         """Send for some time; return how it went."""
@@ -96,9 +99,9 @@ class Load:
         return _post("/v1/ingest/batch", [self._reading() for _ in range(_BATCH)])
 
     def _reading(self) -> dict[str, object]:
-        self._last_us += 1000
-        at = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(self._last_us // 10**6))}"
-        at += f".{self._last_us % 10**6:06d}Z"
+        at_us = next(self._times_us)
+        at = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(at_us // 10**6))}"
+        at += f".{at_us % 10**6:06d}Z"
         name = f"V-{random.randrange(_VEHICLES)}"
         if random.random() < 0.5:
             return {"meterId": name, "kwhConsumedAc": 0.5, "voltage": 230, "timestamp": at}
