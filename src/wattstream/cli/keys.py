@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from rich.console import Console
 from rich.table import Table
 
-from wattstream.app import clock_us
+from wattstream.application import clock_us
 from wattstream.cli.options import DATA_DIR, DATABASE_URL, POSTGRES_USER
 from wattstream.domain.access import MAX_STARS, Act, Key, Reach, Scope, digest_of
 from wattstream.domain.errors import OperatorError
