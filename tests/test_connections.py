@@ -17,8 +17,8 @@ from wattstream.connection import (
     ANSWER_PATIENCE_S,
     MIN_BYTES_PER_S,
     Connection,
+    ConnectionGuard,
     ConnectionLimits,
-    Guard,
 )
 
 HEAD = b"POST /v1/ingest HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -196,7 +196,7 @@ def test_what_is_no_http_fills_no_log(conninfo: str) -> None:
 
 def test_a_client_that_does_not_read_is_dropped_and_a_slow_one_is_not() -> None:
     """By looks instead of seconds."""
-    guard = Guard(ConnectionLimits(connections=9, head_s=9, body_s=9, idle_s=9))
+    guard = ConnectionGuard(ConnectionLimits(connections=9, head_s=9, body_s=9, idle_s=9))
 
     async def is_dropped(taken_bytes: int) -> bool:
         transport = _Transport()

@@ -1,5 +1,7 @@
 """Every endpoint against every kind of key: only what the reference says is let through."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ import httpx
 import psycopg
 import pytest
 
-from conftest import Server
+from conftest import Server, serving_on
 from test_http import Api
 from wattstream.domain.access import WHOLE, Key, Reach, Scope, digest_of
 from wattstream.domain.links import FOREVER_US
@@ -491,3 +493,37 @@ def test_without_any_key_an_engine_is_open_and_with_the_first_no_more(embedded: 
             assert api.request("GET", "/v1/devices?type=meter", headers=wrong).status_code == 401
     finally:
         api.close()
+
+
+def test_a_stream_is_cut_to_its_key_and_ends_with_it(embedded: Server) -> None:
+    conninfo = embedded.make_database()
+
+    def command(*arguments: str) -> str:
+        run = [sys.executable, "-m", "wattstream", "keys", *arguments, "--database-url", conninfo]
+        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+
+    with serving_on(conninfo) as engine:
+        for fleet in ("north", "south"):
+            path = f"{engine.url}/v1/devices/vehicle/{fleet}-1"
+            assert httpx.put(path, json={"fleet": fleet}).status_code == 201
+        everything = {"Authorization": f"Bearer {command('create', '--name=a', '--scope=admin')}"}
+        token = command("create", "--name=n", "--scope=read", "--fleet=north")
+        bound = {"Authorization": f"Bearer {token}"}
+        assert _ends(lambda: httpx.get(f"{engine.url}/v1/links").status_code == 401)
+        stream = f"{engine.url}/v1/stream"
+        with httpx.stream("GET", stream, headers=bound, timeout=30) as answer:
+            assert answer.status_code == 200
+            lines = answer.iter_lines()
+            assert next(lines).startswith("retry:")
+            both = [reading("vehicle", "south-1", 9), reading("vehicle", "north-1", 9)]
+            batch = f"{engine.url}/v1/ingest/batch"
+            assert httpx.post(batch, json=both, headers=everything).status_code == 201
+            told = next(line for line in lines if line.startswith("data:"))
+            assert "north-1" in told
+            command("revoke", token.split("_")[1])
+            later = [reading("vehicle", "south-1", 8), reading("vehicle", "north-1", 8)]
+            assert _ends(lambda: httpx.get(stream, headers=bound).status_code == 401)
+            assert httpx.post(batch, json=later, headers=everything).status_code == 201
+            rest = "".join(lines)  # ends, or the read times out
+            assert "data:" not in rest
+        assert "south" not in told + rest

@@ -1,8 +1,8 @@
 """One HTTP connection, and what a client may cost: size of headers, time, open connections.
 
-No request has a timer of its own. Once a second a `Guard` looks at every connection and counts
-how long it has been waiting for its client; what a client sends within one piece, as nearly all
-do, costs a comparison.
+No request has a timer of its own. Once a second a `ConnectionGuard` looks at every connection and
+counts how long it has been waiting for its client; what a client sends within one piece, as nearly
+all do, costs a comparison.
 """
 
 import asyncio
@@ -95,7 +95,7 @@ class Wait(Enum):
 _SLOW_S = {Wait.BODY: BODY_PATIENCE_S, Wait.READER: ANSWER_PATIENCE_S}
 
 
-class Guard:
+class ConnectionGuard:
     """Watches the connections of one process.
 
     Attributes:
@@ -171,7 +171,7 @@ class Connection(HttpToolsProtocol):
     cycle: Any
     scope: Any
 
-    def __init__(self, *arguments: Any, guard: Guard, **named: Any) -> None:
+    def __init__(self, *arguments: Any, guard: ConnectionGuard, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._guard = guard
         self._refusal: _Refusal | None = None

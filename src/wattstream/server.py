@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import structlog
 import uvicorn
 
-from wattstream.connection import Connection, ConnectionLimits, Guard
+from wattstream.connection import Connection, ConnectionGuard, ConnectionLimits
 from wattstream.domain.errors import OperatorError
 from wattstream.tls import Certificate
 
@@ -89,7 +89,7 @@ class HttpServer(uvicorn.Server):
         certificate: Certificate | None = None,
     ) -> None:
         self._end_streams = application.end_streams
-        self._guard = Guard(limits)
+        self._guard = ConnectionGuard(limits)
         self._certificate = certificate
         self._handshakes: set[asyncio.Task[None]] = set()
         super().__init__(
