@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -106,6 +106,20 @@ def test_of_many_that_change_only_those_named_are_told(engine: Engine) -> None:
     for listening, soc in zip(named, (3, 5), strict=True):
         listening.wait_for(lambda _: len(listening.states()) > 0)  # noqa: B023
         assert set(listening.states()) == {(f"V-{soc}", soc)}
+
+
+def test_a_stream_of_named_devices_misses_nothing_when_others_come_and_go(engine: Engine) -> None:
+    beat(engine.url, "EV-1", soc=0, seconds_ago=9)
+    named = Listening(f"{engine.url}/v1/stream?id=EV-1")
+    named.wait_for(lambda _: named.states() == [("EV-1", 0)])
+    for soc in range(1, 7):
+        with (
+            httpx.stream("GET", f"{engine.url}/v1/stream", timeout=10) if soc % 2 else nullcontext()
+        ):
+            beat(engine.url, "EV-1", soc=soc)
+            named.wait_for(lambda _: ("EV-1", soc) in named.states())  # noqa: B023
+    told = [soc for _, soc in named.states()]
+    assert told == sorted(told)  # twice perhaps, but never an older one
 
 
 def test_a_stream_goes_on_where_it_was_left(engine: Engine) -> None:

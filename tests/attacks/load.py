@@ -13,7 +13,7 @@ SINGLES, BATCHES, ANSWERS = "single", "batch", "answer"
 _SENDERS = {SINGLES: 8, BATCHES: 1, ANSWERS: 4}
 _PAUSE_S = {SINGLES: 0.04, BATCHES: 0.2, ANSWERS: 0.04}
 _BATCH = 500
-_VEHICLES = 20
+_VEHICLES = 100
 
 
 @dataclass
@@ -40,12 +40,12 @@ class Load:
     def __init__(self, port: int) -> None:
         self._port = port
 
-    # One clock for all loads, so that no reading is sent twice.
+    # One clock for all loads, so that no reading is sent twice: 1,000 a second, or 4,500 of each
+    # device in a quarter-hour, which takes 9,000.
     _times_us = itertools.count(time.time_ns() // 1000 - 3600 * 10**6, 1000)
 
     async def run(self, seconds: float) -> Measured:
-        """Send for some time; return how it went."""
-        await self._introduce()
+        """Send for some time; return how it went. Vehicles must be known: `introduce`."""
         measured = Measured()
         until = time.monotonic() + seconds
         await asyncio.gather(
@@ -57,7 +57,7 @@ class Load:
         )
         return measured
 
-    async def _introduce(self) -> None:
+    async def introduce(self) -> None:
         """Send a reading of each vehicle, so that there is something to ask for."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         for number in range(_VEHICLES):
@@ -65,7 +65,8 @@ class Load:
             at = reading["timestamp"]
             body = {"vehicleId": f"V-{number}", "kwhDeliveredDc": 0.4, "timestamp": at}
             writer.write(_post("/v1/ingest", body))
-            assert await _status(reader) == 201
+            status, answer = await _answer(reader)
+            assert status == 201, f"a reading before the attack got {status}: {answer}"
         writer.close()
 
     async def _client(self, kind: str, until: float, measured: Measured) -> None:
@@ -77,7 +78,7 @@ class Load:
             try:
                 async with asyncio.timeout(30):
                     writer.write(request)
-                    status = await _status(reader)
+                    status, _ = await _answer(reader)
             except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
                 measured.failures[f"{kind} {type(error).__name__}"] += 1
                 writer.transport.abort()
@@ -116,8 +117,7 @@ def _post(path: str, body: object) -> bytes:
     ).encode()
 
 
-async def _status(reader: asyncio.StreamReader) -> int:
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     length = int(head.partition(b"content-length: ")[2].partition(b"\r")[0])
-    await reader.readexactly(length)
-    return int(head[9:12])
+    return int(head[9:12]), await reader.readexactly(length)

@@ -79,6 +79,8 @@ async def stretch(engine: Engine, name: str, seconds: float, scale: float = 1.0)
         seconds: How long.
         scale: Of the number of attackers.
     """
+    load = Load(engine.port)
+    await load.introduce()
     attacking = None
     if name in ATTACKS:
         # Another process: its work must not slow the clients that measure.
@@ -89,7 +91,7 @@ async def stretch(engine: Engine, name: str, seconds: float, scale: float = 1.0)
         assert attacking.stdout is not None
         assert await attacking.stdout.readline() == b"ready\n"
     _begin_peak(engine.pid)
-    measured = await Load(engine.port).run(seconds)
+    measured = await load.run(seconds)
     answers: Counter[str] = Counter()
     if attacking is not None:
         output, _ = await attacking.communicate()

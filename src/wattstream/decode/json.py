@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from wattstream.decode.count import check_array, check_count, check_lines
-from wattstream.decode.pieces import pieces
+from wattstream.decode.pieces import PIECE_BYTES, pieces
 from wattstream.decode.records import (
     Limits,
     Record,
@@ -61,6 +61,7 @@ _LOOSE = msgspec.json.Decoder(_Loose)
 _TEXT = msgspec.json.Decoder(str)
 _EMPTY = Record()
 _LINES_AT_ONCE = 5000  # between them, other threads run
+_RAW_PIECE_BYTES = 8 * 1024  # of what is no reading, as many as 4,000 values
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,8 @@ def decode_array(body: bytes, limits: Limits) -> Decoded:
     try:
         records = _records(body, is_object=is_object)
     except _MALFORMED:
+        if limits.max_patient is not None and len(body) > PIECE_BYTES:
+            raise TakesLongError from None
         return _decode_patiently(_raw_records(body, limits, is_object=is_object), limits)
     raws_once = cache(lambda: _raw_records(body, limits, is_object=is_object))
     return _decode(records, {}, lambda i: raws_once()[i], limits)
@@ -179,9 +182,10 @@ def _raw_records(body: bytes, limits: Limits, *, is_object: bool) -> list[bytes]
     raws: list[bytes] = []
     try:
         try:
-            for part in pieces(body) or ():
+            for part in pieces(body, _RAW_PIECE_BYTES) or ():
                 raws += map(bytes, _RAWS.decode(part))
                 check_count(len(raws), limits.max_records)
+                limits.give_way()
         except _MALFORMED:
             raws = []
         if not raws:
@@ -339,6 +343,7 @@ def _decode_patiently(raws: Sequence[bytes], limits: Limits) -> Decoded:
         except ReadingError as error:
             records.append(_EMPTY)
             errors[i] = error
+        limits.give_way()
     return _decode(records, errors, raws.__getitem__, limits)
 
 
@@ -368,13 +373,17 @@ def _decode(
         _check_patience(len(wrong), limits)
         for row in wrong:
             errors[int(rows[row])] = explained(chosen[row], KINDS[stream], limits)
+            limits.give_way()
         if good.any():
             parts.append(Part(chosen_rows(readings, good), rows[good]))
     if sum(map(len, of_stream.values())) < len(records):
         _check_patience(len(records) - sum(map(len, of_stream.values())), limits)
         settled = errors.keys() | set(np.concatenate(list(of_stream.values())).tolist())
         errors |= {i: homeless(records[i]) for i in range(len(records)) if i not in settled}
-    rejections = [_rejection(i, errors[i], records[i], raw) for i in sorted(errors)]
+    rejections = []
+    for i in sorted(errors):
+        rejections.append(_rejection(i, errors[i], records[i], raw))
+        limits.give_way()
     return Decoded(len(records), parts, rejections, raw)
 
 

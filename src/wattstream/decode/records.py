@@ -3,6 +3,7 @@
 The columns only tell which rows are wrong; the rules for one record tell why.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -55,12 +56,14 @@ class Limits:
         newest_us: Latest one, inclusive.
         max_records: Most records of a batch, as `check_array` and `check_count` count them.
         max_patient: Most records that are looked at one by one; None for any number.
+        give_way: Called every few records of those, so that other threads run.
     """
 
     oldest_us: int
     newest_us: int
     max_records: int = 250_000
     max_patient: int | None = None
+    give_way: Callable[[], None] = lambda: None
 
 
 class TakesLongError(Exception):

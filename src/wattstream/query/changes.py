@@ -1,12 +1,13 @@
 """Live states as they change, for any number of listeners.
 
-Once a second, and only while somebody listens, the versions of all live rows are compared with
-those of the second before; rows that changed are read once for all listeners, and only those
-of wanted ids where all listeners name some. So it does not matter which engine wrote a row, and
-writing costs nothing more.
+Once a second, and only while somebody listens, live rows are compared with those of the look
+before, and what changed is read once for all listeners. Where all listeners name devices, and few
+together, only their rows are read; else the versions of all. So it does not matter which engine
+wrote a row, and writing costs nothing more. On a busy machine looks are further apart.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,14 +16,23 @@ import numpy as np
 import structlog
 
 from wattstream.domain.access import WHOLE, Reach
+from wattstream.domain.devices import Device
 from wattstream.domain.errors import RetryLaterError, WattstreamError
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import MICRO, NEVER_US, Int64
 from wattstream.query.latest import LiveState, state_of
+from wattstream.store.port import Latest
 from wattstream.store.view_port import Versions, ViewSnapshot, ViewStore
 
 MAX_LISTENERS = 200
 _EVERY_S = 1.0
+_LONGEST_S = 2.0
+_PAUSE = 20  # times as long as a look took
+_FEW = 2000
+
+_Row = tuple[Device, Latest]
+_Seen = Versions | dict[int, _Row]
+"""What was there at the last look: versions of all rows, or the rows of named devices by key."""
 # A row is committed some time after its readings came, and clocks of engines differ a little:
 # who comes back is told again what came so long before.
 _OVERLAP_US = 15 * MICRO
@@ -108,7 +118,7 @@ class Changes:
     def __init__(self, store: ViewStore) -> None:
         self._store = store
         self._listeners: set[Listener] = set()
-        self._seen: dict[Stream, Versions] = {}
+        self._seen: dict[Stream, _Seen] = {}
         self._newest_us = NEVER_US
         self._looking: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
@@ -161,46 +171,47 @@ class Changes:
             listener.told_us = self._newest_us
         async with self._store.snapshot() as snapshot:
             for stream in listener.wanted.streams:
-                listener.tell(await self._first(snapshot, stream, listener.wanted), is_new=False)
+                found = await self._first(snapshot, stream, listener.wanted)
+                listener.tell([state_of(*row) for row in found], is_new=False)
+                seen = self._seen.get(stream)
+                if isinstance(seen, dict):  # the next look tells of what changed since
+                    for row in found:
+                        seen.setdefault(row[0].key, row)
 
-    async def _first(
-        self, snapshot: ViewSnapshot, stream: Stream, wanted: Wanted
-    ) -> list[LiveState]:
+    async def _first(self, snapshot: ViewSnapshot, stream: Stream, wanted: Wanted) -> list[_Row]:
         if wanted.since_us is not None:
             versions = await snapshot.versions(stream)
             is_since = versions.received_at_us >= max(wanted.since_us - _OVERLAP_US, NEVER_US + 1)
-            found = await snapshot.live_keyed(stream, versions.device[is_since])
-        else:
-            found = await snapshot.live_named(stream, sorted(wanted.ids or ()))
-        return [state_of(*each) for each in found]
+            return await snapshot.live_keyed(stream, versions.device[is_since])
+        return await snapshot.live_named(stream, sorted(wanted.ids or ()))
 
     def _are_wanted(self) -> bool:
         return any(listener.wanted.streams for listener in self._listeners)
 
     async def _look_often(self) -> None:
+        took_s = 0.0
         while True:
-            await asyncio.sleep(_EVERY_S)
+            await asyncio.sleep(min(max(_EVERY_S, _PAUSE * took_s), _LONGEST_S))
+            started = time.monotonic()
             try:
                 await self._look()
             except WattstreamError as error:
                 _log.warning("Live streams pause until the database answers", why=error.message)
             except Exception:  # noqa: BLE001 - a bug must be seen, and streams go on
                 _log.exception("Live states were not read; trying again")
+            took_s = time.monotonic() - started
 
     async def _look(self) -> None:
         rows: list[LiveState] = []
-        seen: dict[Stream, Versions] = {}
+        seen: dict[Stream, _Seen] = {}
         async with self._store.snapshot() as snapshot:
             for stream in self._streams():
-                seen[stream] = await snapshot.versions(stream)
-                before = self._seen.get(stream)
-                if before is not None:
-                    rows += await self._read(snapshot, stream, changed(before, seen[stream]))
+                seen[stream], changes = await self._compare(snapshot, stream)
+                rows += changes
         # Another look may have begun later, for a stream that was not wanted before.
         seen = self._seen | seen
         self._seen = {stream: seen[stream] for stream in self._streams() & seen.keys()}
-        newest = [int(each.received_at_us.max(initial=NEVER_US)) for each in seen.values()]
-        self._newest_us = max([self._newest_us, *newest])
+        self._newest_us = max([self._newest_us, *(_newest_us(each) for each in seen.values())])
         for listener in self._listeners:
             listener.tell(rows)
             listener.told_us = self._newest_us
@@ -208,17 +219,27 @@ class Changes:
     def _streams(self) -> set[Stream]:
         return {stream for each in self._listeners for stream in each.wanted.streams}
 
-    async def _read(self, snapshot: ViewSnapshot, stream: Stream, device: Int64) -> list[LiveState]:
-        """Return the states of devices that changed and are wanted, or more."""
-        if len(device) == 0:
-            return []
+    async def _compare(
+        self, snapshot: ViewSnapshot, stream: Stream
+    ) -> tuple[_Seen, list[LiveState]]:
+        """Return what is seen of a stream, and the states that changed since, or more."""
+        before = self._seen.get(stream)
         ids = [each.wanted.ids for each in self._listeners if stream in each.wanted.streams]
-        named = None if None in ids else {name for some in ids for name in some or ()}
-        if named is None or len(named) >= len(device):
-            return [state_of(*each) for each in await snapshot.live_keyed(stream, device)]
-        keys = set(device.tolist())
-        found = await snapshot.live_named(stream, sorted(named))
-        return [state_of(*each) for each in found if each[0].key in keys]
+        named = sorted({name for some in ids for name in some or ()})
+        are_few = None not in ids and len(named) <= _FEW
+        rows: dict[int, _Row] = {}
+        if are_few or isinstance(before, dict):
+            rows = {row[0].key: row for row in await snapshot.live_named(stream, named)}
+        if are_few and not isinstance(before, Versions):
+            return rows, _differing(before, rows)
+        versions = await snapshot.versions(stream)
+        seen: _Seen = rows if are_few else versions
+        if not isinstance(before, Versions):
+            return seen, _differing(before, rows)
+        device = changed(before, versions)
+        if are_few:
+            return seen, [state_of(*rows[key]) for key in device.tolist() if key in rows]
+        return seen, [state_of(*row) for row in await snapshot.live_keyed(stream, device)]
 
 
 def changed(before: Versions, now: Versions) -> Int64:
@@ -230,3 +251,16 @@ def changed(before: Versions, now: Versions) -> Int64:
     place = np.minimum(np.searchsorted(known, now.device), len(known) - 1)
     is_same = (known[place] == now.device) & (before.version[order][place] == now.version)
     return np.asarray(now.device[~is_same])
+
+
+def _differing(before: dict[int, _Row] | None, rows: dict[int, _Row]) -> list[LiveState]:
+    """Return the states that are not as before; none where nothing was looked at before."""
+    if before is None:
+        return []
+    return [state_of(*row) for key, row in rows.items() if before.get(key) != row]
+
+
+def _newest_us(seen: _Seen) -> int:
+    if isinstance(seen, Versions):
+        return int(seen.received_at_us.max(initial=NEVER_US))
+    return max((latest.received_at_us for _, latest in seen.values()), default=NEVER_US)

@@ -42,7 +42,7 @@ from wattstream.store.port import (
 
 PAGE = 1000
 """Items read at once where only some of them are kept."""
-_LABELS_LAST_S = 1.0
+_KNOWN_S = 5.0
 
 Item = TypeVar("Item")
 
@@ -72,25 +72,26 @@ async def within(snapshot: Snapshot, stream: Stream, reach: Reach) -> Int64 | No
 
 
 class Admission:
-    """Tells which devices a key may write; a changed fleet label is known within a second."""
+    """Tells which devices a key may write; a changed fleet label is known after five seconds."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
-        self._known: dict[tuple[Stream, str], tuple[float, set[str]]] = {}
+        self._known: dict[tuple[Stream, Reach], tuple[float, set[str]]] = {}
 
-    async def admitted(self, reach: Reach, stream: Stream, ids: Iterable[str]) -> set[str]:
-        """Return those of some outside ids that are within a reach."""
-        found = {external_id for external_id in set(ids) if reach.admits_id(external_id)}
-        if reach.fleet is None or not found:
-            return found
-        name, now_s = (stream, reach.fleet), time.monotonic()
-        asked_s, known = self._known.get(name, (0.0, set[str]()))
-        if now_s >= asked_s + _LABELS_LAST_S:
-            asked_s, known = self._known[name] = (now_s, set())
-        if missing := found - known:
-            async with self._records.snapshot() as snapshot:
-                known |= await snapshot.of_fleet(stream, reach.fleet, sorted(missing))
-        return found & known
+    async def admitted(self, reach: Reach, stream: Stream, ids: Sequence[str]) -> set[str]:
+        """Return what holds those of some outside ids that are within a reach, and others."""
+        kind, now_s = (stream, reach), time.monotonic()
+        if kind not in self._known or now_s >= self._known[kind][0]:
+            self._known = {of: each for of, each in self._known.items() if now_s < each[0]}
+            self._known[kind] = (now_s + _KNOWN_S, set())
+        known = self._known[kind][1]
+        if not known.issuperset(ids):
+            found = {name for name in set(ids) - known if reach.admits_id(name)}
+            if reach.fleet is not None and found:
+                async with self._records.snapshot() as snapshot:
+                    found = await snapshot.of_fleet(stream, reach.fleet, sorted(found))
+            known |= found
+        return known
 
 
 async def names_within(
