@@ -50,7 +50,7 @@ def test_every_command_has_help_and_examples(tmp_path: Path, command: str) -> No
 def test_doctor_finds_a_sound_machine_sound(tmp_path: Path) -> None:
     code, text = run(tmp_path, "doctor", "--port", "0")
     assert code == 0, text
-    assert text.count("✓") == 6
+    assert text.count("✓") == 7
     assert not list(tmp_path.iterdir())
 
 

@@ -1,7 +1,9 @@
-"""How many files, and so connections, this process may have open."""
+"""What the system gives: open files, and so connections; and pages of memory."""
 
+import re
 import resource
 from contextlib import suppress
+from pathlib import Path
 
 ENOUGH_FILES = 4096
 """Some thousand clients, and what the engine and PostgreSQL need themselves."""
@@ -10,6 +12,7 @@ _MOST_FILES = 1 << 20
 # The database's connections, partitions of a start, a log, and what libraries open.
 _OWN_FILES = 256
 _MOST_CONNECTIONS = 10_000
+_MEMORY = Path("/proc/meminfo")
 
 
 def open_files_limit() -> tuple[int, int]:
@@ -34,3 +37,12 @@ def most_connections() -> int:
     """Return how many connections of clients a process takes unless a setting says so."""
     now, _ = open_files_limit()
     return min(max(now - _OWN_FILES, now // 2), _MOST_CONNECTIONS)
+
+
+def huge_pages() -> tuple[int, int] | None:
+    """Return how many huge pages are free, and of how many bytes each; None where unknown."""
+    try:
+        found = dict(re.findall(r"^(\w+): *(\d+)", _MEMORY.read_text(), re.MULTILINE))
+        return int(found["HugePages_Free"]), 1024 * int(found["Hugepagesize"])
+    except (OSError, KeyError):  # not Linux, or a kernel without them
+        return None

@@ -1,6 +1,7 @@
 """The HTTP server around an application: its socket, its start, and its end in good order."""
 
 import asyncio
+import ctypes
 import errno
 import gc
 import ipaddress
@@ -24,6 +25,7 @@ BACKLOG = 2048
 # A lane that has its answer from PostgreSQL waits this long, at most, for a thread that decodes.
 _SWITCH_S = 0.0005
 _NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _PAUSE_S = 1.0
 _HANDSHAKE_S = 10.0
 _READ_CERTIFICATE_EVERY_S = 2.0
@@ -51,6 +53,17 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def _keep_freed_memory() -> None:
+    """Let what is freed be used again, instead of fetching zeroed pages from the kernel each time.
+
+    Source: mallopt(3) of glibc; elsewhere nothing is done.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 * 1024**2)  # the most that it takes
+        mallopt(_M_TRIM_THRESHOLD, 64 * 1024**2)
 
 
 class Stop:
@@ -164,6 +177,7 @@ class HttpServer(uvicorn.Server):
         """
         sys.setswitchinterval(_SWITCH_S)
         _spare_the_collector()
+        _keep_freed_memory()
         # uvicorn would read a certificate once; with one, connections are accepted here.
         own, others = ([], sockets) if self._certificate is not None else (sockets, [])
         serving = asyncio.create_task(self.serve(own))

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from wattstream.domain.errors import WattstreamError
-from wattstream.limits import ENOUGH_FILES, open_files_limit
+from wattstream.limits import ENOUGH_FILES, huge_pages, open_files_limit
 from wattstream.settings import Settings
 from wattstream.store.embedded.binaries import find_binaries
+from wattstream.store.embedded.tuning import memory_bytes, shared_memory_bytes
 from wattstream.store.postgres.connections import MINIMUM_VERSION, reason_of
 
 _FREE_BYTES = 1 << 30
@@ -29,7 +30,7 @@ class _ProblemError(Exception):
 
 
 def doctor(settings: Settings) -> None:
-    """Check Python, PostgreSQL, folder, port, open files and clock, and say what to do."""
+    """Check Python, PostgreSQL, folder, port, limits and clock, and say what to do."""
     console = Console()
     checks: list[tuple[str, Callable[[Settings], str]]] = [
         ("Python", _python),
@@ -37,6 +38,7 @@ def doctor(settings: Settings) -> None:
         ("Data folder", _folder),
         ("Port", _port),
         ("Open files", _open_files),
+        ("Huge pages", _huge_pages),
         ("Clock", _clock),
     ]
     failed = 0
@@ -144,6 +146,21 @@ def _open_files(settings: Settings) -> str:
             "root in the shell that starts it, or nofile in /etc/security/limits.conf."
         )
     return f"{most:,} at once" + (f" ({now:,} until `serve` raises it)" if now < most else "")
+
+
+def _huge_pages(settings: Settings) -> str:
+    """Say how PostgreSQL gets huge pages; it runs without them."""
+    found = huge_pages()
+    if settings.database_url is not None or found is None:
+        return "not looked at: the embedded server on Linux uses them"
+    free, page_bytes = found
+    wanted = -(-shared_memory_bytes(memory_bytes()) // page_bytes)
+    if free >= wanted:
+        return f"{free:,} free, enough for PostgreSQL"
+    return (
+        f"{free:,} free. PostgreSQL runs without; with {wanted:,} it takes batches faster: "
+        f"`sysctl vm.nr_hugepages={wanted}` as root, before the start"
+    )
 
 
 def _clock(settings: Settings) -> str:

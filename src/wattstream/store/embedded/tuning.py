@@ -41,7 +41,7 @@ def server_settings(
         "fsync": "on",
         "full_page_writes": "on",
         "synchronous_commit": "on",
-        "shared_buffers": f"{_between(128, memory_mib // 8, 2048)}MB",
+        "shared_buffers": f"{_shared_buffers_mib(memory_bytes)}MB",
         "effective_cache_size": f"{_between(256, memory_mib // 2, 65536)}MB",
         "maintenance_work_mem": f"{_between(64, memory_mib // 32, 512)}MB",
         "work_mem": f"{_between(4, memory_mib // 512, 64)}MB",
@@ -74,6 +74,15 @@ def server_settings(
     lines.append("include 'postgresql.conf'")
     lines += [f"{name} = '{value}'" for name, value in settings.items()]
     return "\n".join(lines) + "\n"
+
+
+def _shared_buffers_mib(memory_bytes: int) -> int:
+    return _between(128, memory_bytes // _MIB // 8, 2048)
+
+
+def shared_memory_bytes(memory_bytes: int) -> int:
+    """Return about how much memory the server's processes share, given what it may use."""
+    return (_shared_buffers_mib(memory_bytes) * 11 // 10 + 128) * _MIB
 
 
 def memory_bytes() -> int:
