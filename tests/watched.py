@@ -187,7 +187,7 @@ def main() -> None:
         grow(conninfo, DEVICES, hours * 60 * 2 * DEVICES)
         with run_engine(conninfo) as engine:
             look_on(engine, server.pid, say, is_quick=asked.quick)
-        rounds = 3 if asked.quick else 7
+        rounds = 3 if asked.quick else 11
         ratio = measure_viewers(
             conninfo,
             server.pid,
@@ -195,7 +195,7 @@ def main() -> None:
             lambda row: say(Figure(row.case, row.rate, "readings/s", note=row.note)),
             rounds=rounds,
         )
-        note = f"medians of {rounds} in turns, one engine; pages held by plain clients"
+        note = f"median of {rounds} rounds, one engine; pages held by plain clients"
         say(Figure("ingest rate, five pages open to none", ratio, "ratio", LEAST_RATIO, note))
     finally:
         server.stop()
