@@ -350,7 +350,7 @@ def test_a_new_device_within_reach_reports_and_a_label_moves_it(guarded: Guarded
     for change in ({"fleet": "south"}, {"fleet": None}):
         assert code(guarded.ask("PUT", path, bound, json=change)) == "device_forbidden"
     assert guarded.ask("PUT", path, guarded.keys.make(), json={"fleet": "west"}).is_success
-    time.sleep(5.1)  # labels are known for five seconds
+    time.sleep(10.1)  # labels are known for ten seconds
     for body in (reading("meter", "moved-1", 61),):
         assert code(guarded.ask("POST", "/v1/ingest", bound, json=body)) == "device_forbidden"
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 
 from wattstream.bench.payloads import Request
 from wattstream.domain.errors import OperatorError
@@ -34,15 +35,23 @@ class Outcome:
         return self.readings / self.seconds
 
 
-def run_load(port: int, requests: Sequence[Request], connections: int) -> Outcome:
+def run_load(
+    port: int, requests: Sequence[Request], connections: int, stop: Event | None = None
+) -> Outcome:
     """Send requests over some connections, each waiting for its answer before the next.
+
+    Args:
+        port: Of the engine.
+        requests: What is sent, once.
+        connections: How many at once.
+        stop: Set at the end; once somebody else has set it, no more is sent.
 
     Raises:
         OperatorError: An answer was no 2xx; the message holds the first.
     """
     here, there = multiprocessing.Pipe()
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=_generate, args=(there, port, requests, connections))
+    process = context.Process(target=_generate, args=(there, port, requests, connections, stop))
     process.start()
     there.close()
     outcome, failure = here.recv()
@@ -52,7 +61,13 @@ def run_load(port: int, requests: Sequence[Request], connections: int) -> Outcom
     return outcome  # type: ignore[no-any-return]
 
 
-def _generate(answer: Connection, port: int, requests: Sequence[Request], connections: int) -> None:
+def _generate(
+    answer: Connection,
+    port: int,
+    requests: Sequence[Request],
+    connections: int,
+    stop: Event | None,
+) -> None:
     queue = iter(requests)
     lock = threading.Lock()
     acks: list[float] = []
@@ -65,7 +80,7 @@ def _generate(answer: Connection, port: int, requests: Sequence[Request], connec
             while not failures:
                 with lock:
                     request = next(queue, None)
-                if request is None:
+                if request is None or (stop is not None and stop.is_set()):
                     return
                 sent = time.perf_counter()
                 link.sendall(request.data)
@@ -84,6 +99,8 @@ def _generate(answer: Connection, port: int, requests: Sequence[Request], connec
     for thread in threads:
         thread.join()
     seconds = time.perf_counter() - started
+    if stop is not None:
+        stop.set()
     share = (time.process_time() - cpu) / seconds
     answer.send((Outcome(done[0], seconds, share, sorted(acks)), "".join(failures[:1])))
 

@@ -119,6 +119,9 @@ class Bench:
             assert server.pid is not None  # noqa: S101 - it runs
             rounds = 3 if self._is_quick else 7
             measure_viewers(conninfo, server.pid, run_engine, self._on_row, rounds=rounds)
+        if "keys" in parts:
+            rounds = 2 if self._is_quick else 5
+            measure_keys(conninfo, run_engine, self._copy, self._on_row, rounds=rounds)
         if "memory" in parts:
             with run_engine(conninfo) as engine:
                 self._memory(engine, server)
@@ -146,11 +149,6 @@ class Bench:
             self._mixed(engine)
         if "million" in parts:
             self._million(engine)
-        if "keys" in parts:
-            measure_keys(engine.port, conninfo, self._made, self._copy, self._on_row)
-
-    def _made(self, shape: Shape) -> list[Request]:
-        return self._requests(shape, self._minutes)
 
     def _requests(self, shape: Shape, minutes: int) -> list[Request]:
         built = requests(shape, self._next_s, minutes, BATCH_PATH)

@@ -42,7 +42,7 @@ from wattstream.store.port import (
 
 PAGE = 1000
 """Items read at once where only some of them are kept."""
-_KNOWN_S = 5.0
+_KNOWN_S = 10.0
 
 Item = TypeVar("Item")
 
@@ -72,7 +72,7 @@ async def within(snapshot: Snapshot, stream: Stream, reach: Reach) -> Int64 | No
 
 
 class Admission:
-    """Tells which devices a key may write; a changed fleet label is known after five seconds."""
+    """Tells which devices a key may write; a changed fleet label is known after ten seconds."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
