@@ -452,6 +452,40 @@ def test_an_invalid_key_costs_the_same_however_near_it_is(guarded: Guarded) -> N
     assert max(medians.values()) - min(medians.values()) <= spread, (medians, spread)
 
 
+@pytest.fixture(scope="module")
+def open_engine(embedded: Server) -> Iterator[Api]:
+    api = Api(embedded.make_database(), load({}, {}))
+    yield api
+    api.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "is_answered"),
+    [
+        ("localhost:8000", True),
+        ("127.0.0.1", True),
+        ("[::1]:8000", True),
+        ("wattstream:8000", True),
+        ("a.localhost", True),
+        ("rebound.example:8000", False),
+        ("Rebound.Example.", False),
+        ("127.0.0.1.rebound.example", False),
+        ("[::1].rebound.example", False),
+    ],
+)
+def test_without_keys_a_public_name_is_not_answered(
+    open_engine: Api, host: str, is_answered: bool
+) -> None:
+    page = {"Host": host, "Origin": f"http://{host}"}
+    answers = [
+        open_engine.request("GET", "/v1/analytics/stats", headers={"Host": host}),
+        open_engine.request("POST", "/v1/ingest", headers=page, json=reading("meter", "hosted")),
+    ]
+    for answer in answers:
+        assert answer.is_success == is_answered
+        assert is_answered or (answer.status_code, code(answer)) == (403, "host_unknown")
+
+
 def test_a_page_of_another_site_cannot_send_readings(embedded: Server) -> None:
     """A browser sends such a request without asking first; it must not poison an open engine."""
     api = Api(embedded.make_database(), load({}, {}))

@@ -90,10 +90,12 @@ def test_a_stream_tells_what_changes_of_what_is_wanted(engine: Engine) -> None:
 def test_a_stream_tells_what_changes_right_after_it_was_opened(engine: Engine) -> None:
     beat(engine.url, "EV-1", soc=1, seconds_ago=9)
     Listening(f"{engine.url}/v1/stream?type=meter")  # so that somebody looks, at meters only
-    for number, path in enumerate(("type=vehicle", "type=vehicle&id=EV-1"), 2):
-        listening = Listening(f"{engine.url}/v1/stream?{path}")
-        beat(engine.url, "EV-1", soc=number)
-        listening.wait_for(lambda _: ("EV-1", number) in listening.states())  # noqa: B023
+    beat(engine.url, "EV-2", soc=1, seconds_ago=9)
+    opened = (("&id=EV-1", "EV-1"), ("", "EV-2"), ("&id=EV-1", "EV-1"))
+    for number, (ids, vehicle) in enumerate(opened, 2):
+        listening = Listening(f"{engine.url}/v1/stream?type=vehicle{ids}")
+        beat(engine.url, vehicle, soc=number)
+        listening.wait_for(lambda _: (vehicle, number) in listening.states())  # noqa: B023
 
 
 def test_of_many_that_change_only_those_named_are_told(engine: Engine) -> None:

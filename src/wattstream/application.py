@@ -18,6 +18,7 @@ from wattstream.query.keyring import Keyring
 from wattstream.query.queries import Queries
 from wattstream.query.reach import Admission, ReachedRecords
 from wattstream.query.views import Views
+from wattstream.server import is_loopback
 from wattstream.settings import Settings
 from wattstream.stats import Shared, Stats
 from wattstream.store.alert_port import AlertStore
@@ -82,7 +83,8 @@ class Application:
         origins = settings.cors_origins or ()
         self._input_of_browsers = RefuseOtherSites(self._input, allowed=origins)
         self._keyring = keyring
-        self._guard = guard = Guard(keyring)
+        is_public = settings.allow_open or not is_loopback(settings.host)
+        self._guard = guard = Guard(keyring, is_public=is_public)
         queries = Queries(
             ReachedRecords(store), clock, settings.link_same_id, settings.efficiency_threshold
         )
@@ -143,7 +145,7 @@ class Application:
         # Checks that a program has nothing to do with cost it nothing.
         is_browser = any(name in _BROWSER_HEADERS for name, _ in scope["headers"])
         take = self._input_of_browsers if is_browser else self._input
-        if self._keyring.is_open:
+        if self._keyring.is_open and not is_browser:
             await take(scope, receive, send)
         else:
             await self._guarded(take, scope, receive, send)

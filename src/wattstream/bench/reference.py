@@ -1,8 +1,8 @@
-"""The reference of the batch rates: what one connection's COPY reaches on this machine."""
+"""The reference of the batch rates: what COPY reaches on this machine, over one connection."""
 
 import statistics
 import time
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psycopg
@@ -12,35 +12,42 @@ from wattstream.store.postgres import arrays
 ROWS = 10_000
 _COMMITS = 24
 _RUNS = 5
-_COPY = "COPY bench_reference FROM STDIN (FORMAT BINARY)"
 _TABLE = """
-CREATE TABLE bench_reference (
+CREATE TABLE {name} (
     device_id int4, ts timestamptz, soc float4, e int8, t float4, PRIMARY KEY (device_id, ts)
 )
 """
 
 
-def copy_rate(conninfo: str) -> float:
-    """Return rows a second of one connection's binary COPY, 10,000 rows a commit.
+def copy_rate(conninfo: str, connections: int = 1) -> float:
+    """Return rows a second of binary COPY, 10,000 rows a commit, over all connections together.
 
-    The median of five runs, each into an empty plain table of fixed shape, so that a fatter
-    history table cannot flatter a ratio; and each as long as one stream of a batch case.
+    The median of five runs, each into empty plain tables of fixed shape, one a connection, so that
+    a fatter history table cannot flatter a ratio; and each as long as one stream of a batch case.
     """
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        return statistics.median(_run(connection) for _ in range(_RUNS))
-
-
-def _run(connection: psycopg.Connection[Any]) -> float:
-    connection.execute("DROP TABLE IF EXISTS bench_reference")
-    connection.execute(_TABLE)
     commits = [_rows(commit) for commit in range(_COMMITS)]
-    started = time.perf_counter()
-    for rows in commits:
-        with connection.transaction(), connection.cursor().copy(_COPY) as copy:
-            copy.write(rows)
-    rate = _COMMITS * ROWS / (time.perf_counter() - started)
-    connection.execute("DROP TABLE bench_reference")
-    return rate
+    names = [f"bench_reference_{number}" for number in range(connections)]
+    with ThreadPoolExecutor(connections) as threads:
+        rates = []
+        for _ in range(_RUNS):
+            seconds = threads.map(lambda name: _run(conninfo, name, commits), names)
+            rates.append(connections * _COMMITS * ROWS / max(seconds))
+    return statistics.median(rates)
+
+
+def _run(conninfo: str, name: str, commits: list[bytes]) -> float:
+    """Return how many seconds it takes to write rows into a table of that name."""
+    copy_in = f"COPY {name} FROM STDIN (FORMAT BINARY)".encode()
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(f"DROP TABLE IF EXISTS {name}".encode())
+        connection.execute(_TABLE.format(name=name).encode())
+        started = time.perf_counter()
+        for rows in commits:
+            with connection.transaction(), connection.cursor().copy(copy_in) as copy:
+                copy.write(rows)
+        seconds = time.perf_counter() - started
+        connection.execute(f"DROP TABLE {name}".encode())
+    return seconds
 
 
 def _rows(commit: int) -> bytes:

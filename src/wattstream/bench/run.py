@@ -105,6 +105,9 @@ class Bench:
         self._copy = copy_rate(conninfo)
         case = "COPY, one connection, 10,000 rows a commit"
         self._on_row(Row("reference", case, self._copy, None))
+        two = copy_rate(conninfo, 2)
+        case, note = "the same, two connections at once", "what two cores do of one's work"
+        self._on_row(Row("reference", case, two, two / self._copy, note=note))
         with run_engine(conninfo) as engine:
             self._measure(parts, engine, conninfo, folder)
         if "costs" in parts:

@@ -166,7 +166,9 @@ class Changes:
                 self._seen.clear()
                 await self._look()
                 self._looking = asyncio.create_task(self._look_often())
-            elif not self._seen.keys() >= set(listener.wanted.streams):
+            elif not all(
+                self._is_seen(stream, listener.wanted) for stream in listener.wanted.streams
+            ):
                 await self._look()  # what changes from now on must differ from something
             listener.told_us = self._newest_us
         async with self._store.snapshot() as snapshot:
@@ -184,6 +186,11 @@ class Changes:
             is_since = versions.received_at_us >= max(wanted.since_us - _OVERLAP_US, NEVER_US + 1)
             return await snapshot.live_keyed(stream, versions.device[is_since])
         return await snapshot.live_named(stream, sorted(wanted.ids or ()))
+
+    def _is_seen(self, stream: Stream, wanted: Wanted) -> bool:
+        """Return whether there is something that the next look can compare a stream with."""
+        seen = self._seen.get(stream)
+        return isinstance(seen, Versions) or (seen is not None and wanted.ids is not None)
 
     def _are_wanted(self) -> bool:
         return any(listener.wanted.streams for listener in self._listeners)

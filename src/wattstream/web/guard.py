@@ -4,6 +4,7 @@ What an endpoint needs follows from its method and path alone, so one that is ne
 mistake: reading needs `read`, changing needs `admin`, and only what is named here needs less.
 """
 
+import re
 from collections.abc import Iterable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -41,6 +42,7 @@ _WHOLE = frozenset(
     }
 )
 _ADMIN = frozenset({"/v1/audit"})
+_ADDRESS = re.compile(r"[0-9.]+|\[[0-9a-f:.%]+\](:[0-9]*)?")
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _Scope = MutableMapping[str, Any]
@@ -63,20 +65,25 @@ def is_act(method: str, path: str) -> bool:
 class Guard:
     """Lets requests pass that come with a key for what they want."""
 
-    def __init__(self, keyring: Keyring) -> None:
+    def __init__(self, keyring: Keyring, *, is_public: bool = True) -> None:
+        """Take the keys; not `is_public`: without any, only this machine is to be answered."""
         self._keyring = keyring
+        self._is_public = is_public
 
     async def admit(self, scope: _Scope) -> Caller:
         """Return who asks.
 
         Raises:
             UnauthorizedError: A key is needed, and there is none that is valid.
-            ForbiddenError: The key does not allow it.
+            ForbiddenError: The key does not allow it; or, where no key is asked for, a browser was
+                led here by a name of another site.
             RateLimitedError: The key's requests come too fast.
             StoreUnavailableError: The key is not known, and the database does not answer.
         """
         address = scope["client"][0] if scope.get("client") else None
         if self._keyring.is_open:
+            if not self._is_public:
+                _check_local(scope["headers"])
             return Caller(None, address)
         wanted = needed(scope["method"], scope["path"])
         headers = scope["headers"]
@@ -127,6 +134,28 @@ class Guard:
             return self.valid(await self._keyring.holder(text))
         except WattstreamError:
             return None
+
+
+def _check_local(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Check that a request does not come by a name that the whole world may point at this machine.
+
+    A page of another site that lets its name resolve to 127.0.0.1 (DNS rebinding) is this engine's
+    own page, as browsers see it. Public names have a dot, and are no addresses.
+
+    Raises:
+        ForbiddenError: It does.
+    """
+    host = next((value for name, value in headers if name == b"host"), b"")
+    name = host.decode("latin-1").lower().removesuffix(".")
+    if "[" not in name:
+        name = name.partition(":")[0].removesuffix(".")
+    if "." in name and not name.endswith(".localhost") and not _ADDRESS.fullmatch(name):
+        raise ForbiddenError(
+            f"without keys, only requests to this machine's own names are answered, not to "
+            f"{name[:100]!r}: use localhost or the address, make a key with `wattstream keys "
+            "create`, or set WATTSTREAM_ALLOW_OPEN=yes",
+            code="host_unknown",
+        )
 
 
 def _check_allowed(key: Key, wanted: Scope, path: str) -> None:

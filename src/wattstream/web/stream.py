@@ -28,7 +28,7 @@ EVENTS = "text/event-stream"
 _MAX_IDS = 1000
 _RETRY_MS = 2000
 _COMMENT_EVERY_S = 15.0
-_SUMMARY_EVERY_S = 2.0
+_SUMMARY_EVERY_S = 1.0
 _EVENTS_AT_ONCE = 200
 SLOW_AFTER_S = 30.0
 """A client that takes nothing for so long loses its stream."""
