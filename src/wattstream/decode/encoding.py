@@ -1,6 +1,7 @@
 """Content encodings, with a bound on what they may grow to."""
 
 import zlib
+from collections.abc import Callable
 
 import zstandard
 
@@ -14,13 +15,16 @@ _GZIP_STEP_BYTES = 1024
 _ZSTD_STEP_BYTES = 32
 
 
-def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
+def decompress(
+    body: bytes, encoding: str, max_bytes: int, give_way: Callable[[], None] = lambda: None
+) -> bytes:
     """Return a request body as it was before its Content-Encoding.
 
     Args:
         body: As it arrived.
         encoding: Value of the header; empty or `identity` for none.
         max_bytes: Largest result, bytes; decompression stops there.
+        give_way: Called at every step, so that other threads run.
 
     Raises:
         UnsupportedError: The encoding is neither gzip nor zstd.
@@ -36,7 +40,8 @@ def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
             code="unsupported_encoding",
         )
     try:
-        return _gunzip(body, max_bytes) if name != "zstd" else _unzstd(body, max_bytes)
+        undo = _unzstd if name == "zstd" else _gunzip
+        return undo(body, max_bytes, give_way)
     except (zlib.error, zstandard.ZstdError, EOFError) as error:
         raise MalformedError(
             f"the body is not {name}, as its Content-Encoding says", code="malformed_encoding"
@@ -53,7 +58,7 @@ def _joined(parts: list[bytes], size: int, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def _gunzip(body: bytes, max_bytes: int) -> bytes:
+def _gunzip(body: bytes, max_bytes: int, give_way: Callable[[], None]) -> bytes:
     """Decompress gzip members one after another; stop one byte past the limit."""
     stream = zlib.decompressobj(_GZIP_WINDOW)
     parts: list[bytes] = []
@@ -66,12 +71,13 @@ def _gunzip(body: bytes, max_bytes: int) -> bytes:
         parts.append(stream.decompress(piece, room))
         room -= len(parts[-1])
         position += len(piece) - len(stream.unused_data)
+        give_way()
     if body and not stream.eof and room > 0:
         raise EOFError
     return _joined(parts, max_bytes + 1 - room, max_bytes)
 
 
-def _unzstd(body: bytes, max_bytes: int) -> bytes:
+def _unzstd(body: bytes, max_bytes: int, give_way: Callable[[], None]) -> bytes:
     """Decompress zstd frames one after another; stop a little past the limit."""
     decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
     stream = decompressor.decompressobj()
@@ -84,6 +90,7 @@ def _unzstd(body: bytes, max_bytes: int) -> bytes:
         parts.append(stream.decompress(piece))
         size += len(parts[-1])
         position += len(piece) - len(stream.unused_data)
+        give_way()
     if not stream.eof and size <= max_bytes:
         raise EOFError
     return _joined(parts, size, max_bytes)
