@@ -27,7 +27,7 @@ from wattstream.store.view_port import Versions, ViewSnapshot, ViewStore
 MAX_LISTENERS = 200
 _EVERY_S = 1.0
 _LONGEST_S = 2.0
-_PAUSE = 20  # times as long as a look took
+_PAUSE = 50  # times as long as a look took
 _FEW = 2000
 
 _Row = tuple[Device, Latest]

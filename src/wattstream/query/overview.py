@@ -16,6 +16,8 @@ from wattstream.store.view_port import Reported, Tallies, ViewStore
 
 _TALLIES_EVERY_US = MICRO // 2
 _DEVICES_EVERY_US = 10 * MICRO
+_DEVICES_LONGEST_US = 60 * MICRO
+_PAUSE = 50  # times as long as asking them took
 _RATE_OVER_US = 60 * MICRO
 
 
@@ -38,7 +40,8 @@ class Overview:
 class Overviews:
     """Overviews of one engine's database, each read once for all who ask at about that time.
 
-    What is only counted is at most 0.5 s old, what all devices must be asked for 10 s.
+    What is only counted is at most 0.5 s old, what all devices must be asked for 10 s; on a busy
+    machine, where that takes long, up to a minute.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class Overviews:
         self._clock_us = clock_us
         self._silent = silent
         self._newest: Overview | None = None
-        self._tallied_us = self._asked_us = NEVER_US
+        self._tallied_us = self._due_us = NEVER_US
         self._counts: deque[tuple[int, int]] = deque()
         self._lock = asyncio.Lock()
 
@@ -67,7 +70,7 @@ class Overviews:
             last = self._newest
             if last is not None and now_us < self._tallied_us + _TALLIES_EVERY_US:
                 return last
-            is_due = last is None or now_us >= self._asked_us + _DEVICES_EVERY_US
+            is_due = last is None or now_us >= self._due_us
             async with self._store.snapshot() as snapshot:
                 keys = {stream: await within(snapshot, stream, self._reach) for stream in Stream}
                 some = [of_stream for of_stream in keys.values() if of_stream is not None]
@@ -79,7 +82,8 @@ class Overviews:
                     }
             if last is None or is_due:
                 fleet = await self._fleet()
-                self._asked_us = now_us
+                pause_us = _PAUSE * (self._clock_us() - now_us)
+                self._due_us = now_us + min(max(_DEVICES_EVERY_US, pause_us), _DEVICES_LONGEST_US)
             else:
                 reported, fleet = last.reported, last.fleet
             self._tallied_us = now_us
