@@ -18,6 +18,7 @@ import zstandard
 
 from conftest import Engine, Server
 from test_http import Api, at
+from wattstream.inputs.http import _Turns
 from wattstream.settings import load
 from wattstream.store.embedded import EmbeddedPostgres
 from wattstream.store.postgres import migrate
@@ -553,3 +554,24 @@ def test_questions_are_answered_soon_after_an_outage(
     is_back = api.run(ask_for(4))
     api.close()
     assert is_back
+
+
+def test_a_large_body_is_read_no_faster_than_it_could_be_stored(shared_engine: Engine) -> None:
+    body = b"x" * (15 * 1024**2)
+    started = time.monotonic()
+    answer = httpx.post(f"{shared_engine.url}/v1/ingest/batch", content=body, timeout=30)
+    assert_error(answer, 400, "malformed_json", None, "not JSON")
+    assert time.monotonic() - started >= 14 / 64 * 0.9  # what is beyond 1 MiB, at 64 MiB a second
+
+
+def test_who_works_long_rests_twice_as_long_but_not_for_having_waited() -> None:
+    def took(turns: _Turns) -> float:
+        started = time.monotonic()
+        turns()
+        return time.monotonic() - started
+
+    turns = _Turns(0.01)
+    time.sleep(0.3)  # in the queue
+    assert took(turns) < 0.3
+    time.sleep(0.05)
+    assert took(turns) >= 0.1

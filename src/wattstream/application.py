@@ -13,10 +13,11 @@ from wattstream.inputs import openapi
 from wattstream.inputs.http import BATCH_PATH, ONE_PATH, HttpInput, Receive, Scope, Send
 from wattstream.log import begin_request
 from wattstream.pipeline.ingest import Ingest
+from wattstream.query.admission import Admission
 from wattstream.query.alerts import AlertQueries
 from wattstream.query.keyring import Keyring
 from wattstream.query.queries import Queries
-from wattstream.query.reach import Admission, ReachedRecords
+from wattstream.query.reach import ReachedRecords
 from wattstream.query.views import Views
 from wattstream.server import is_loopback
 from wattstream.settings import Settings

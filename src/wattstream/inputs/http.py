@@ -42,7 +42,8 @@ from wattstream.domain.errors import (
 from wattstream.domain.readings import Rejection, Stream, to_rows
 from wattstream.domain.units import MICRO, rfc3339
 from wattstream.pipeline.ingest import Ingest, Report
-from wattstream.query.reach import Admission, forbidden
+from wattstream.query.admission import Admission
+from wattstream.query.reach import forbidden
 from wattstream.replies import Reply, error_body, error_reply, internal_error
 from wattstream.stats import Stats
 
@@ -238,12 +239,9 @@ class HttpInput:
             self._hold(held, len(chunk))
             chunks.append(chunk)
             if not message.get("more_body", False):
-                whole = b"".join
-                return (
-                    whole(chunks)
-                    if size <= _AT_ONCE_BYTES
-                    else await self._in_thread(whole, chunks)
-                )
+                if size <= _AT_ONCE_BYTES:
+                    return b"".join(chunks)
+                return await self._in_thread(b"".join, chunks)
 
     async def _pause(self, size: int) -> None:
         """Wait as long as it takes to read so many bytes of large bodies; TCP holds up the rest."""

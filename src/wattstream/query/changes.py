@@ -201,7 +201,8 @@ class Changes:
             await asyncio.sleep(min(max(_EVERY_S, _PAUSE * took_s), _LONGEST_S))
             started = time.monotonic()
             try:
-                await self._look()
+                async with self._lock:
+                    await self._look()
             except WattstreamError as error:
                 _log.warning("Live streams pause until the database answers", why=error.message)
             except Exception:  # noqa: BLE001 - a bug must be seen, and streams go on
@@ -209,15 +210,14 @@ class Changes:
             took_s = time.monotonic() - started
 
     async def _look(self) -> None:
+        """Compare once, with the lock: an older look must not replace what a newer one saw."""
         rows: list[LiveState] = []
         seen: dict[Stream, _Seen] = {}
         async with self._store.snapshot() as snapshot:
             for stream in self._streams():
                 seen[stream], changes = await self._compare(snapshot, stream)
                 rows += changes
-        # Another look may have begun later, for a stream that was not wanted before.
-        seen = self._seen | seen
-        self._seen = {stream: seen[stream] for stream in self._streams() & seen.keys()}
+        self._seen = seen
         self._newest_us = max([self._newest_us, *(_newest_us(each) for each in seen.values())])
         for listener in self._listeners:
             listener.tell(rows)
@@ -237,16 +237,15 @@ class Changes:
         rows: dict[int, _Row] = {}
         if are_few or isinstance(before, dict):
             rows = {row[0].key: row for row in await snapshot.live_named(stream, named)}
-        if are_few and not isinstance(before, Versions):
-            return rows, _differing(before, rows)
-        versions = await snapshot.versions(stream)
-        seen: _Seen = rows if are_few else versions
-        if not isinstance(before, Versions):
-            return seen, _differing(before, rows)
-        device = changed(before, versions)
+        known = before if isinstance(before, dict) else {}  # else each is told, perhaps again
+        differing = [state_of(*row) for key, row in rows.items() if known.get(key) != row]
         if are_few:
-            return seen, [state_of(*rows[key]) for key in device.tolist() if key in rows]
-        return seen, [state_of(*row) for row in await snapshot.live_keyed(stream, device)]
+            return rows, differing
+        versions = await snapshot.versions(stream)
+        if not isinstance(before, Versions):
+            return versions, differing
+        found = await snapshot.live_keyed(stream, changed(before, versions))
+        return versions, [state_of(*row) for row in found]
 
 
 def changed(before: Versions, now: Versions) -> Int64:
@@ -258,13 +257,6 @@ def changed(before: Versions, now: Versions) -> Int64:
     place = np.minimum(np.searchsorted(known, now.device), len(known) - 1)
     is_same = (known[place] == now.device) & (before.version[order][place] == now.version)
     return np.asarray(now.device[~is_same])
-
-
-def _differing(before: dict[int, _Row] | None, rows: dict[int, _Row]) -> list[LiveState]:
-    """Return the states that are not as before; none where nothing was looked at before."""
-    if before is None:
-        return []
-    return [state_of(*row) for key, row in rows.items() if before.get(key) != row]
 
 
 def _newest_us(seen: _Seen) -> int:

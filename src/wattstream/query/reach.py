@@ -4,7 +4,6 @@ Every answer is made from a store's snapshot, so it is cut here, once for all en
 are named one by one: one that is new is not there for bound keys before it is thought about.
 """
 
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -42,7 +41,6 @@ from wattstream.store.port import (
 
 PAGE = 1000
 """Items read at once where only some of them are kept."""
-_KNOWN_S = 10.0
 
 Item = TypeVar("Item")
 
@@ -69,29 +67,6 @@ async def ids_within(
 async def within(snapshot: Snapshot, stream: Stream, reach: Reach) -> Int64 | None:
     """Return the keys of the devices of a stream within a reach; None: of all."""
     return None if reach.is_whole else await snapshot.reached(stream, reach)
-
-
-class Admission:
-    """Tells which devices a key may write; a changed fleet label is known after ten seconds."""
-
-    def __init__(self, records: Records) -> None:
-        self._records = records
-        self._known: dict[tuple[Stream, Reach], tuple[float, set[str]]] = {}
-
-    async def admitted(self, reach: Reach, stream: Stream, ids: Sequence[str]) -> set[str]:
-        """Return what holds those of some outside ids that are within a reach, and others."""
-        kind, now_s = (stream, reach), time.monotonic()
-        if kind not in self._known or now_s >= self._known[kind][0]:
-            self._known = {of: each for of, each in self._known.items() if now_s < each[0]}
-            self._known[kind] = (now_s + _KNOWN_S, set())
-        known = self._known[kind][1]
-        if not known.issuperset(ids):
-            found = {name for name in set(ids) - known if reach.admits_id(name)}
-            if reach.fleet is not None and found:
-                async with self._records.snapshot() as snapshot:
-                    found = await snapshot.of_fleet(stream, reach.fleet, sorted(found))
-            known |= found
-        return known
 
 
 async def names_within(
