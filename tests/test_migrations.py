@@ -51,3 +51,50 @@ def test_live_rows_in_another_order_are_the_same_rows(embedded: Server, stream: 
         connection.execute(texts[8])
         assert connection.execute(rows).fetchall() == before
         assert len(set(map(str, before[0]["to_jsonb"].values()))) == len(described)
+
+
+@pytest.mark.parametrize("stream", Stream)
+def test_history_by_quarter_hours_holds_the_same_readings(embedded: Server, stream: Stream) -> None:
+    conninfo = embedded.superuser(embedded.make_database())
+    texts = {number: text.encode() for number, _, text in statements.migrations()}
+    history = f"{stream}_history"
+    days = {"20251231": "2025-12-31Z", "20260101": "2026-01-01Z", "20260102": "2026-01-02Z"}
+    ends = [*list(days.values())[1:], "2026-01-03Z"]
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA before; SET search_path = before")
+        for number in range(1, 10):
+            connection.execute(texts[number])
+        for (name, start), end in zip(days.items(), ends, strict=True):
+            connection.execute(
+                f"CREATE TABLE {history}_{name} PARTITION OF {history}"
+                f" FOR VALUES FROM ('{start}') TO ('{end}')"
+            )
+        connection.execute(
+            f"INSERT INTO {history} SELECT d, t, d * 7, 0.1 * d FROM generate_series(1, 3) AS d,"
+            " generate_series('2025-12-31Z'::timestamptz, '2026-01-02 23:59:59.999999Z',"
+            " '7 min 13.5 s') AS t"
+        )
+        connection.execute(f"ALTER TABLE {history} DETACH PARTITION {history}_20260101")
+        both = f"(SELECT * FROM {history} UNION ALL SELECT * FROM {history}_20260101)"
+        rows = (
+            f"SELECT device_id, measured_at, to_jsonb(h) - 'quarter' FROM {both} AS h ORDER BY 1, 2"
+        )
+        before = connection.execute(rows).fetchall()
+        assert len(before) > 1700
+        connection.execute(texts[10])
+        assert connection.execute(rows).fetchall() == before
+        wrong = (
+            f"SELECT FROM {both} AS h WHERE quarter <> floor(extract(epoch FROM measured_at) / 900)"
+        )
+        assert connection.execute(wrong).fetchall() == []
+        partitions = (
+            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = %s::regclass"
+        )
+        attached = {name for (name,) in connection.execute(partitions, [history])}
+        assert attached == {f"{history}_20251231", f"{history}_20260102"}
+        connection.execute(
+            f"ALTER TABLE {history} ATTACH PARTITION {history}_20260101"
+            " FOR VALUES FROM ('2026-01-01Z') TO ('2026-01-02Z')"
+        )
+        left = "SELECT relname FROM pg_class WHERE relname LIKE '%before%'"
+        assert connection.execute(left).fetchall() == []

@@ -71,6 +71,10 @@ def times(*values: int) -> arrays.PgArray:
     return arrays.PgArray(np.array(values), times=True)
 
 
+def quarters(*values: int) -> arrays.PgArray:
+    return arrays.PgArray((np.array(values) // BUCKET_US).astype(np.int32))
+
+
 BUCKET = bucket_floor(NOW - 3 * 3600 * MICRO)
 BOUNDS = {
     "first_at": arrays.time_param(BUCKET),
@@ -85,6 +89,8 @@ EDGES = {
     "left_end_at": arrays.time_param(BUCKET + BUCKET_US),
     "right_at": arrays.time_param(NEVER_US),
     "right_end_at": arrays.time_param(NEVER_US),
+    "left_quarter": BUCKET // BUCKET_US,
+    "right_quarter": 0,
 }
 FOUND = {
     "now": arrays.time_param(NOW), "silent": 3.0, "pattern": "%D1%", "shown": "all", "within": None
@@ -96,7 +102,7 @@ REJECTED = {
 CASES: list[tuple[str, str, dict[str, object]]] = [
     ("answers", "latest", {"device_id": 1}),
     ("answers", "window", {"device_id": 1, **RANGE, **EDGES}),
-    ("answers", "span", {"device_id": 1, **RANGE}),
+    ("answers", "span", {"device_id": 1, "bucket_at": RANGE["start_at"], **RANGE}),
     (
         "answers",
         "sums_within",
@@ -120,7 +126,10 @@ CASES: list[tuple[str, str, dict[str, object]]] = [
     (
         "series",
         "readings",
-        {"device_id": 1, "bucket_at": RANGE["start_at"], **RANGE, "limit": 9},
+        {
+            "device_id": 1, "quarter": BUCKET // BUCKET_US, "bucket_at": RANGE["start_at"],
+            **RANGE, "limit": 9,
+        },
     ),
     ("series", "quarters", {"device_id": 1, **RANGE, "limit": 9}),
     ("registry", "labelled", {}),
@@ -130,7 +139,8 @@ CASES: list[tuple[str, str, dict[str, object]]] = [
     (
         "flush",
         "existing",
-        {"device_id": keys(1, 2), "measured_at": times(BUCKET, BUCKET), **BOUNDS},
+        {"device_id": keys(1, 2), "quarter": quarters(BUCKET, BUCKET),
+         "measured_at": times(BUCKET, BUCKET), **BOUNDS},
     ),
     ("recompute", "neighbours", {"device_id": keys(1), "bucket_at": times(BUCKET)}),
     ("recompute", "raw_buckets", {"device_id": keys(1), "bucket_at": times(BUCKET), **BOUNDS}),
@@ -188,13 +198,23 @@ def test_history_and_rollups_are_read_by_key_and_day(
     for node in large:
         assert node["Node Type"] in ("Index Scan", "Index Only Scan"), node
         assert "device_id" in node["Index Cond"], node
+        if "_history" in node["Relation Name"]:
+            assert "quarter" in node["Index Cond"], node
     # What else grows with time has an index for every question too.
     for node in plan:
         if node.get("Relation Name") in ("register_events", "rejections", "alerts"):
             assert node["Node Type"] in ("Index Scan", "Index Only Scan"), node
     if name in ("closed_counts", "quarter_sums", "quarter_hours"):
         assert large
-    if name in ("window", "existing", "raw_buckets", "raw_range", "bucket_readings", "readings"):
+    if name in (
+        "window",
+        "existing",
+        "raw_buckets",
+        "raw_range",
+        "bucket_readings",
+        "readings",
+        "span",
+    ):
         assert partitions
 
 
@@ -209,6 +229,7 @@ def test_readings_are_looked_up_one_by_one_whatever_the_statistics_say(
         "existing",
         stream,
         device_id=keys(*([1] * len(at))),
+        quarter=quarters(*at),
         measured_at=times(*at),
         first_at=arrays.time_param(int(at[0])),
         last_at=arrays.time_param(int(at[-1])),

@@ -86,6 +86,10 @@ SELECT count(*) FROM {stream}_live AS l LEFT JOIN LATERAL (
 WHERE (day_energy_ukwh, day_suspect_ukwh, day_readings, {day})
     IS DISTINCT FROM (d.energy, d.suspect, d.readings, {d})
 """
+_KEYS = """
+SELECT count(*) FROM {stream}_history
+WHERE quarter <> floor(extract(epoch FROM measured_at) / 900)
+"""
 _COUNTS = """
 SELECT count(*) FROM (
     SELECT (measured_at AT TIME ZONE 'UTC')::date AS day, count(*) AS readings,
@@ -226,6 +230,7 @@ def _mismatches(connection: psycopg.Connection[Any], stream: str) -> list[str]:
             d=each("d.{name}_sum, d.{name}_count"),
         ),
         "days are counted wrong": _COUNTS.format(stream=stream),
+        "keys of history name another quarter-hour": _KEYS.format(stream=stream),
     }
     found = []
     for what, statement in statements.items():

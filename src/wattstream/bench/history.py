@@ -240,18 +240,31 @@ class _Filler:
                 execute("TRUNCATE {partition}")  # lets COPY write rows that need no vacuum
             for minute in range(start, stop, _BUCKET_MIN):
                 self._copy_bucket(minute, partition, freeze=is_empty)
-            execute("ALTER TABLE {partition} ADD PRIMARY KEY (device_id, measured_at)")
+            execute("ALTER TABLE {partition} ADD PRIMARY KEY (quarter, device_id, measured_at)")
             execute(statements.load("partitions")["attach"].decode())
             self._count_day(start, stop)
 
     def _copy_bucket(self, minute: int, partition: str, *, freeze: bool) -> None:
         at_us, ukwh, values = self._beats.of(minute, minute + _BUCKET_MIN)
         key = np.tile(self._key, _BUCKET_MIN)
-        columns = ["device_id", "measured_at", "energy_ukwh", *(f.column for f in self._fields)]
+        quarter = np.full(len(key), minute // _BUCKET_MIN, np.int32)
+        columns = [
+            "device_id",
+            "quarter",
+            "measured_at",
+            "energy_ukwh",
+            *(f.column for f in self._fields),
+        ]
         options = "FORMAT BINARY, FREEZE" if freeze else "FORMAT BINARY"
         self._copy(
             f"COPY {partition} ({', '.join(columns)}) FROM STDIN ({options})",
-            [key, arrays.to_pg_time(at_us.ravel()), ukwh.ravel(), *(v.ravel() for v in values)],
+            [
+                key,
+                quarter,
+                arrays.to_pg_time(at_us.ravel()),
+                ukwh.ravel(),
+                *(v.ravel() for v in values),
+            ],
         )
         rollup = self._rollup(minute * _MINUTE_US, ukwh, values)
         self._copy(

@@ -21,7 +21,7 @@ from wattstream.domain.links import Feeds, KeptLink, Link
 from wattstream.domain.readings import KINDS, Conflict, Rejection, Stream
 from wattstream.domain.register import RULE_COLUMNS, EnergyMode, Rules
 from wattstream.domain.rollup import CARRY, Runs, live_dtype
-from wattstream.domain.units import BUCKET_US, NEVER_US, Int64
+from wattstream.domain.units import BUCKET_US, NEVER_US, Int64, bucket_floor
 from wattstream.store.port import (
     DeviceTotals,
     FleetFeeds,
@@ -157,7 +157,8 @@ class PostgresSnapshot:
 
     async def span(self, device: Device, start_us: int, end_us: int) -> tuple[int, int] | None:
         """Return the times of the first and last reading in [start_us, end_us), or None."""
-        params = {"start_at": arrays.time_param(start_us), "end_at": arrays.time_param(end_us)}
+        limits = {"start_at": start_us, "end_at": end_us, "bucket_at": bucket_floor(start_us)}
+        params = {name: arrays.time_param(at_us) for name, at_us in limits.items()}
         first_us, last_us = await self._one(
             "answers", "span", device.stream, device_id=device.key, **params
         )
@@ -298,12 +299,14 @@ def _kept(row: Any) -> KeptRejection:
 def _limits(window: Window) -> dict[str, Any]:
     """Return the parameters of a window; an edge that is not wanted holds nothing."""
     limits = {"start_at": window.first_us, "end_at": window.last_us}
+    quarters = {}
     for i, side in enumerate(("left", "right")):
         is_wanted = i < len(window.edges)
         limits[f"{side}_at"] = window.edges[i] if is_wanted else NEVER_US
         limits[f"{side}_end_at"] = window.edges[i] + BUCKET_US if is_wanted else NEVER_US
+        quarters[f"{side}_quarter"] = window.edges[i] // BUCKET_US if is_wanted else 0
     times = {name: arrays.time_param(at_us) for name, at_us in limits.items()}
-    return {"device_id": window.device.key, **times}
+    return {"device_id": window.device.key, **times, **quarters}
 
 
 def _totals_and_edges(window: Window, row: Any) -> tuple[Totals, list[RawBucket]]:

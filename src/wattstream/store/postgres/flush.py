@@ -14,7 +14,7 @@ import psycopg
 from wattstream.domain.readings import KINDS, Kind, Readings, Stream
 from wattstream.domain.rollup import Runs, advance
 from wattstream.domain.rows import assign, copied
-from wattstream.domain.units import DAY_US, Bool, Float64, Int64, Rows
+from wattstream.domain.units import BUCKET_US, DAY_US, Bool, Float64, Int32, Int64, Rows
 from wattstream.store.port import Values, Verdict, Written
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.keys import DeviceKeys
@@ -218,6 +218,7 @@ class FlushWriter:
                 self._sql["existing"],
                 {
                     "device_id": arrays.PgArray(batch.key[rows].astype(np.int32)),
+                    "quarter": arrays.PgArray(_quarter(at_us)),
                     "measured_at": arrays.PgArray(at_us, times=True),
                     **_bounds(at_us),
                 },
@@ -233,7 +234,7 @@ class FlushWriter:
         key, at_us = batch.key[rows].astype(np.int32), batch.at_us[rows]
         energy, fields = batch.ukwh[rows], batch.values[rows]
         if len(rows) >= _COPY_FROM_ROWS:
-            columns = [key, arrays.to_pg_time(at_us), energy, *fields.T]
+            columns = [key, _quarter(at_us), arrays.to_pg_time(at_us), energy, *fields.T]
             return Copy(self._sql["copy_history"], arrays.copy_rows(columns))
         named = {
             field.column: arrays.PgArray(fields[:, i]) for i, field in enumerate(self._kind.fields)
@@ -242,6 +243,7 @@ class FlushWriter:
             self._sql["insert_history"],
             {
                 "device_id": arrays.PgArray(key),
+                "quarter": arrays.PgArray(_quarter(at_us)),
                 "measured_at": arrays.PgArray(at_us, times=True),
                 "energy_ukwh": arrays.PgArray(energy),
                 **named,
@@ -376,6 +378,11 @@ class _Held:
     rows: Int64
     ukwh: Int64
     values: Float64
+
+
+def _quarter(at_us: Int64) -> Int32:
+    """Return the number of the quarter-hour of each time, counted from 1970."""
+    return (at_us // BUCKET_US).astype(np.int32)
 
 
 def _bounds(at_us: Int64) -> dict[str, Any]:

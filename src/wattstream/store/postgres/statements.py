@@ -97,6 +97,8 @@ def _placeholders(stream: Stream) -> dict[str, str]:
             f"day_{name} = l.day_{name} + u.day_{name} - coalesce(x.{name}, 0)" for name in added
         ),
         "day_values": ", ".join(f"day_{name} = d.{name}" for name in added),
+        # Of a column `bucket_at`, a bucket start.
+        "quarter_of_bucket": "(extract(epoch FROM bucket_at) / 900)::int4",
         "day_length": f"interval '{DAY_BUCKETS * 15} minutes'",
         "day_columns": ", ".join(f"day_{name}" for name in added),
         "day_names": ", ".join(f"l.day_{name}" for name in added),

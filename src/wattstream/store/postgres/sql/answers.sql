@@ -41,7 +41,7 @@ CROSS JOIN LATERAL (
     SELECT array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
     FROM (
         SELECT * FROM {stream}_history
-        WHERE device_id = %(device_id)s
+        WHERE quarter = %(left_quarter)s AND device_id = %(device_id)s
             AND measured_at >= %(left_at)s AND measured_at < %(left_end_at)s
         ORDER BY measured_at
     ) AS raw
@@ -58,26 +58,36 @@ CROSS JOIN LATERAL (
     SELECT array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
     FROM (
         SELECT * FROM {stream}_history
-        WHERE device_id = %(device_id)s
+        WHERE quarter = %(right_quarter)s AND device_id = %(device_id)s
             AND measured_at >= %(right_at)s AND measured_at < %(right_end_at)s
         ORDER BY measured_at
     ) AS raw
 ) AS right_raw
 
 -- name: span
-SELECT
-    (
-        SELECT measured_at FROM {stream}_history
-        WHERE device_id = %(device_id)s
-            AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
-        ORDER BY measured_at LIMIT 1
-    ),
-    (
-        SELECT measured_at FROM {stream}_history
-        WHERE device_id = %(device_id)s
-            AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
-        ORDER BY measured_at DESC LIMIT 1
-    )
+-- The first and last reading of a range, in the first and last quarter-hours that hold any: of one
+-- that the range cuts, all may lie outside, and then the next has it. OFFSET 0: one index range a
+-- quarter-hour.
+SELECT min(measured_at), max(measured_at)
+FROM (
+    (SELECT bucket_at FROM {stream}_rollup
+     WHERE device_id = %(device_id)s AND bucket_at >= %(bucket_at)s AND bucket_at < %(end_at)s
+     ORDER BY bucket_at LIMIT 2)
+    UNION
+    (SELECT bucket_at FROM {stream}_rollup
+     WHERE device_id = %(device_id)s AND bucket_at >= %(bucket_at)s AND bucket_at < %(end_at)s
+     ORDER BY bucket_at DESC LIMIT 2)
+    UNION
+    (SELECT bucket_at FROM {stream}_live
+     WHERE device_id = %(device_id)s AND bucket_at >= %(bucket_at)s AND bucket_at < %(end_at)s)
+) AS held,
+LATERAL (
+    SELECT measured_at FROM {stream}_history
+    WHERE quarter = {quarter_of_bucket} AND device_id = %(device_id)s
+        AND measured_at >= bucket_at AND measured_at < bucket_at + interval '15 minutes'
+        AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
+    OFFSET 0
+) AS h
 
 -- name: since
 -- What each device sums since a start. The live row sums the day up to and with its open bucket;
@@ -132,8 +142,8 @@ FROM (
         WITH ORDINALITY AS u(id, bucket_at, place),
     LATERAL (
         SELECT * FROM {stream}_history
-        WHERE device_id = u.id AND measured_at >= u.bucket_at
-            AND measured_at < u.bucket_at + interval '15 minutes'
+        WHERE quarter = {quarter_of_bucket} AND device_id = u.id
+            AND measured_at >= u.bucket_at AND measured_at < u.bucket_at + interval '15 minutes'
             AND measured_at >= %(first_at)s AND measured_at < %(last_at)s
         OFFSET 0
     ) AS h

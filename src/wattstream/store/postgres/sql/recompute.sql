@@ -20,8 +20,8 @@ FROM (
     FROM unnest(%(device_id)s::int4[], %(bucket_at)s::timestamptz[]) AS u(id, bucket_at),
     LATERAL (
         SELECT * FROM {stream}_history
-        WHERE device_id = id AND measured_at >= bucket_at
-            AND measured_at < bucket_at + interval '15 minutes'
+        WHERE quarter = {quarter_of_bucket} AND device_id = id
+            AND measured_at >= bucket_at AND measured_at < bucket_at + interval '15 minutes'
             AND measured_at BETWEEN %(first_at)s AND %(last_at)s
         OFFSET 0
     ) AS h
@@ -29,27 +29,54 @@ FROM (
 ) AS raw
 
 -- name: raw_range
--- The readings of some devices in a range, sorted.
+-- The readings of some devices in a range, sorted. Looked for in every quarter-hour: what the
+-- rollup says is what is to be checked.
 SELECT array_agg(device_id), array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
 FROM (
     SELECT h.*
     FROM unnest(%(device_id)s::int4[]) AS u(id),
+    (
+        SELECT generate_series(
+            date_bin('15 minutes', greatest(min(first_at), %(start_at)s), '2000-01-01Z'),
+            least(max(last_at), %(end_at)s),
+            interval '15 minutes'
+        ) AS bucket_at
+        FROM history_days WHERE stream = '{stream}' HAVING min(first_at) IS NOT NULL
+    ) AS q,
     LATERAL (
         SELECT * FROM {stream}_history
-        WHERE device_id = id AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
+        WHERE quarter = {quarter_of_bucket} AND device_id = id
+            AND measured_at >= bucket_at AND measured_at < bucket_at + interval '15 minutes'
+            AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
         OFFSET 0
     ) AS h
     ORDER BY h.device_id, h.measured_at
 ) AS raw
 
 -- name: before_range
--- The two readings before a range, newest first within a device.
+-- The two readings before a range, newest first within a device, looked for backwards through
+-- the quarter-hours.
 SELECT array_agg(device_id), array_agg(measured_at), array_agg(energy_ukwh)
 FROM unnest(%(device_id)s::int4[]) AS u(id),
 LATERAL (
-    SELECT device_id, measured_at, energy_ukwh FROM {stream}_history
-    WHERE device_id = id AND measured_at < %(start_at)s ORDER BY measured_at DESC LIMIT 2
-) AS h
+    SELECT h.*
+    FROM (
+        SELECT generate_series(
+            date_bin('15 minutes', least(max(last_at), %(start_at)s), '2000-01-01Z'),
+            min(first_at) - interval '15 minutes',
+            interval '-15 minutes'
+        ) AS bucket_at
+        FROM history_days WHERE stream = '{stream}' HAVING min(first_at) IS NOT NULL
+    ) AS q,
+    LATERAL (
+        SELECT device_id, measured_at, energy_ukwh FROM {stream}_history
+        WHERE quarter = {quarter_of_bucket} AND device_id = id
+            AND measured_at >= bucket_at AND measured_at < bucket_at + interval '15 minutes'
+            AND measured_at < %(start_at)s
+        ORDER BY measured_at DESC
+    ) AS h
+    LIMIT 2
+) AS before
 
 -- name: closed_range
 -- The rollup rows of some devices in a range, sorted.

@@ -30,13 +30,14 @@ FROM (
 ) AS f
 
 -- name: readings
--- Up to two readings before the start within its quarter-hour, newest first; then those wanted.
+-- Up to two readings before the start within its quarter-hour, newest first; then those wanted,
+-- from the quarter-hours that hold any. OFFSET 0: one index range a quarter-hour.
 SELECT before.*, wanted.*
 FROM (
     SELECT array_agg(measured_at), array_agg(energy_ukwh)
     FROM (
         SELECT measured_at, energy_ukwh FROM {stream}_history
-        WHERE device_id = %(device_id)s
+        WHERE quarter = %(quarter)s AND device_id = %(device_id)s
             AND measured_at >= %(bucket_at)s AND measured_at < %(start_at)s
         ORDER BY measured_at DESC
         LIMIT 2
@@ -45,9 +46,23 @@ FROM (
 (
     SELECT array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
     FROM (
-        SELECT * FROM {stream}_history
-        WHERE device_id = %(device_id)s
-            AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
+        SELECT h.*
+        FROM (
+            SELECT bucket_at FROM {stream}_rollup
+            WHERE device_id = %(device_id)s
+                AND bucket_at >= %(bucket_at)s AND bucket_at < %(end_at)s
+            UNION ALL
+            SELECT bucket_at FROM {stream}_live
+            WHERE device_id = %(device_id)s
+                AND bucket_at >= %(bucket_at)s AND bucket_at < %(end_at)s
+        ) AS held,
+        LATERAL (
+            SELECT * FROM {stream}_history
+            WHERE quarter = {quarter_of_bucket} AND device_id = %(device_id)s
+                AND measured_at >= bucket_at AND measured_at < bucket_at + interval '15 minutes'
+                AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
+            OFFSET 0
+        ) AS h
         ORDER BY measured_at
         LIMIT %(limit)s
     ) AS raw
