@@ -35,7 +35,7 @@ def copy_rate(conninfo: str, connections: int = 1) -> float:
     return statistics.median(rates)
 
 
-def _run(conninfo: str, name: str, commits: list[bytes]) -> float:
+def _run(conninfo: str, name: str, commits: list[memoryview]) -> float:
     """Return how many seconds it takes to write rows into a table of that name."""
     copy_in = f"COPY {name} FROM STDIN (FORMAT BINARY)".encode()
     with psycopg.connect(conninfo, autocommit=True) as connection:
@@ -50,7 +50,7 @@ def _run(conninfo: str, name: str, commits: list[bytes]) -> float:
     return seconds
 
 
-def _rows(commit: int) -> bytes:
+def _rows(commit: int) -> memoryview:
     return arrays.copy_rows(
         [
             np.arange(ROWS, dtype=np.int32),

@@ -22,6 +22,9 @@ _FOREVER_US = 2**63 - 1
 _YEAR_1_US, _YEAR_10000_US = -62_135_596_800_000_000, 253_402_300_800_000_000
 _TIMESTAMPTZ = 1184
 _ELEMENT_OIDS = {"i2": 21, "i4": 23, "i8": 20, "f8": 701}
+# Dimensions, whether any is null, element type; then length and lower bound of the dimension.
+_HEADER = struct.Struct(">iiIii")
+_COPY_BEGINS, _COPY_ENDS = b"PGCOPY\n\xff\r\n\x00" + bytes(8), b"\xff\xff"
 _ARRAY_OIDS = {1005: "i2", 1007: "i4", 1016: "i8", 1022: "f8", 1185: "time"}
 
 
@@ -59,12 +62,14 @@ class PgArray:
         code = column.dtype.str[1:]
         oid = _TIMESTAMPTZ if times else _ELEMENT_OIDS[code]
         if len(column) == 0:
-            self.data = struct.pack(">iiI", 0, 0, oid)
+            self.data = bytearray(struct.pack(">iiI", 0, 0, oid))
             return
-        items = np.empty(len(column), [("length", ">i4"), ("value", f">{code}")])
+        layout = np.dtype([("length", ">i4"), ("value", f">{code}")])
+        self.data = bytearray(_HEADER.size + len(column) * layout.itemsize)
+        _HEADER.pack_into(self.data, 0, 1, 0, oid, len(column), 1)
+        items = np.frombuffer(self.data, layout, offset=_HEADER.size)
         items["length"] = column.dtype.itemsize
         items["value"] = column
-        self.data = struct.pack(">iiIii", 1, 0, oid, len(column), 1) + items.tobytes()
 
 
 class _PgArrayDumper(Dumper):
@@ -140,17 +145,20 @@ def readings_of(record: Sequence[Any] | None) -> tuple[Int64, Int64, Int64, Floa
     return record[0], record[1], record[2], np.column_stack(record[3:])
 
 
-def copy_rows(columns: Sequence[NDArray[Any]]) -> bytes:
+def copy_rows(columns: Sequence[NDArray[Any]]) -> memoryview:
     """Pack columns as a binary COPY, rows of a fixed stride; NaN in a float column is null.
 
     Args:
         columns: int32, int64 or float64, all of one length; times already PostgreSQL's.
     """
     codes = [column.dtype.str[1:] for column in columns]
-    layout: list[tuple[str, DTypeLike]] = [("fields", ">i2")]
+    fields: list[tuple[str, DTypeLike]] = [("fields", ">i2")]
     for i, code in enumerate(codes):
-        layout += [(f"length{i}", ">i4"), (f"value{i}", f">{code}")]
-    rows = np.empty(len(columns[0]), np.dtype(layout))
+        fields += [(f"length{i}", ">i4"), (f"value{i}", f">{code}")]
+    layout, n = np.dtype(fields), len(columns[0])
+    data = bytearray(len(_COPY_BEGINS) + n * layout.itemsize + len(_COPY_ENDS))
+    data[: len(_COPY_BEGINS)], data[-len(_COPY_ENDS) :] = _COPY_BEGINS, _COPY_ENDS
+    rows = np.frombuffer(data, layout, n, len(_COPY_BEGINS))
     rows["fields"] = len(columns)
     absent = []
     for i, column in enumerate(columns):
@@ -158,11 +166,11 @@ def copy_rows(columns: Sequence[NDArray[Any]]) -> bytes:
         rows[f"value{i}"] = column
         if column.dtype.kind == "f" and (missing := np.isnan(column)).any():
             rows[f"length{i}"][missing] = -1
-            absent.append((rows.dtype.fields[f"value{i}"][1], missing))  # type: ignore[index]
-    body = rows.view(np.uint8).reshape(len(rows), rows.dtype.itemsize)
-    if absent:
-        kept = np.ones(body.shape, np.bool_)
-        for offset, missing in absent:
-            kept[missing, offset : offset + 8] = False
-        body = body[kept]
-    return b"PGCOPY\n\xff\r\n\x00" + bytes(8) + body.tobytes() + b"\xff\xff"
+            absent.append((layout.fields[f"value{i}"][1], missing))  # type: ignore[index]
+    if not absent:
+        return memoryview(data)
+    body = rows.view(np.uint8).reshape(n, layout.itemsize)
+    kept = np.ones(body.shape, np.bool_)
+    for offset, missing in absent:
+        kept[missing, offset : offset + 8] = False
+    return memoryview(_COPY_BEGINS + body[kept].tobytes() + _COPY_ENDS)

@@ -35,7 +35,7 @@ class Copy:
     """A COPY … FROM STDIN with all of its data."""
 
     sql: bytes
-    data: bytes
+    data: memoryview
 
 
 Step = Statement | Copy
