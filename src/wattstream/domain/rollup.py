@@ -61,6 +61,9 @@ def sum_columns(stream: Stream) -> list[str]:
     return [name for name, _ in bucket_columns(stream) if name != "bucket_at" and name not in CARRY]
 
 
+_CARRY_DTYPE = np.dtype([(name, np.int64) for name in CARRY])
+
+
 @cache
 def rollup_dtype(stream: Stream) -> np.dtype[np.void]:
     """Return the row type of closed buckets."""
@@ -195,7 +198,7 @@ def summarize(runs: Runs) -> Summary:
     A bucket cut by the start of its run is summed from the rows at hand only.
     """
     steps = with_predecessors(runs)
-    parts = contributions(steps, runs.device.take(runs.run))
+    parts = contributions(steps, _device_of_each(runs))
     bucket_at = bucket_of(runs.at_us)
     starts = np.flatnonzero(runs.first | (np.diff(bucket_at, prepend=bucket_at[0]) != 0))
     run = runs.run[starts]
@@ -209,12 +212,13 @@ def summarize(runs: Runs) -> Summary:
         values = runs.values[:, i]
         buckets[f"{field.name}_sum_micro"] = np.add.reduceat(to_micro(values), starts)
         buckets[f"{field.name}_count"] = np.add.reduceat(~np.isnan(values), starts, dtype=np.int32)
-    looks_back = needs_predecessors(runs.device)[run]
+    looks_back = needs_predecessors(runs.device)
+    is_kept = looks_back[run] if looks_back.any() else False
     for name, column in zip(
         CARRY, (steps.at1_us, steps.ukwh1, steps.at2_us, steps.ukwh2), strict=True
     ):
         absent = NEVER_US if name.endswith("_at") else 0
-        buckets[name] = np.where(looks_back, column[starts], absent)
+        buckets[name] = absent if is_kept is False else np.where(is_kept, column[starts], absent)
     return Summary(buckets, run, steps, parts)
 
 
@@ -247,7 +251,14 @@ def open_buckets(live: Rows, stream: Stream) -> Rows:
 
 def fallen(runs: Runs, steps: Steps, is_newest: Bool) -> Rows:
     """Return the falls that the readings of runs tell of; see `falls`."""
-    return falls(steps, runs.device.take(runs.run), is_newest)
+    return falls(steps, _device_of_each(runs), is_newest)
+
+
+def _device_of_each(runs: Runs) -> Rows:
+    """Return the live row of each reading's device; none where no rule needs it."""
+    if needs_predecessors(runs.device).any():
+        return runs.device.take(runs.run)
+    return runs.device[:0]
 
 
 def advance(live: Rows, runs: Runs, received_at_us: int) -> tuple[Rows, Rows]:
@@ -262,7 +273,7 @@ def advance(live: Rows, runs: Runs, received_at_us: int) -> tuple[Rows, Rows]:
         The buckets that closed, rollup_dtype, sorted by device and bucket; and the falls that
         these readings tell of.
     """
-    carry = np.zeros(len(live), rollup_dtype(runs.kind.stream))
+    carry = np.zeros(len(live), _CARRY_DTYPE)
     for name, source in zip(CARRY, ("last_at", "last_ukwh", "prev_at", "prev_ukwh"), strict=True):
         carry[name] = live[source]
     runs = Runs(runs.kind, runs.run, runs.at_us, runs.ukwh, runs.values, live, carry)
@@ -271,16 +282,20 @@ def advance(live: Rows, runs: Runs, received_at_us: int) -> tuple[Rows, Rows]:
     is_first = np.diff(run, prepend=-1) != 0
     is_last = np.diff(run, append=len(live)) != 0
 
-    goes_on = is_first & (buckets["bucket_at"] == live["bucket_at"][run])
+    # What is usual: every device's readings lie in the quarter-hour that is open.
+    of_bucket = run if len(run) > len(live) else slice(None)
+    goes_on = is_first & (buckets["bucket_at"] == live["bucket_at"][of_bucket])
     for name in sum_columns(runs.kind.stream):
-        buckets[name] += np.where(goes_on, live[name][run], 0).astype(buckets.dtype[name])
+        buckets[name] += live[name][of_bucket] * goes_on
     for name in CARRY:
-        buckets[name] = np.where(goes_on, live[name][run], buckets[name])
+        np.copyto(buckets[name], live[name][of_bucket], where=goes_on)
 
     is_left = (live["bucket_at"] != NEVER_US) & ~goes_on[is_first]
-    left = open_buckets(live.compress(is_left), runs.kind.stream)
-    closed = np.concatenate([left, buckets.compress(~is_last)])
-    closed = closed.take(np.lexsort((closed["bucket_at"], closed["device_id"])))
+    closed = buckets[:0]
+    if is_left.any() or not is_last.all():
+        left = open_buckets(live.compress(is_left), runs.kind.stream)
+        closed = np.concatenate([left, buckets.compress(~is_last)])
+        closed = closed.take(np.lexsort((closed["bucket_at"], closed["device_id"])))
 
     latest = buckets.compress(is_last)
     for name, _ in bucket_columns(runs.kind.stream):
@@ -301,6 +316,8 @@ def day_start(live: Rows) -> Int64:
 
 def add_to_day(live: Rows, closed: Rows, seg: Int64, sign: int = 1) -> None:
     """Add closed buckets to the day of the live rows `seg`, where they lie in it; in place."""
+    if len(closed) == 0:
+        return
     is_in = closed["bucket_at"] >= day_start(live)[seg]
     for name in live.dtype.names or ():
         if name.startswith("day_"):
