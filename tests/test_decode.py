@@ -437,8 +437,8 @@ def test_whoever_has_little_time_is_told_that_it_takes_long() -> None:
 def test_what_takes_long_gives_way_every_few_records(wrong: bytes) -> None:
     turns = []
     limits = Limits(LIMITS.oldest_us, LIMITS.newest_us, give_way=lambda: turns.append(1))
-    assert len(decode_array(b"[" + b",".join([wrong] * 100_000) + b"]", limits).rejections) == 10**5
-    assert len(turns) >= 100_000
+    assert len(decode_array(b"[" + b",".join([wrong] * 5_000) + b"]", limits).rejections) == 5_000
+    assert len(turns) >= 5_000
 
 
 def test_encodings_are_undone() -> None:
