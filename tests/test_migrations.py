@@ -75,6 +75,7 @@ def test_history_by_quarter_hours_holds_the_same_readings(embedded: Server, stre
             " '7 min 13.5 s') AS t"
         )
         connection.execute(f"ALTER TABLE {history} DETACH PARTITION {history}_20260101")
+        connection.execute(f'ALTER TABLE {history}_20260102 RENAME TO "By Hand"')
         both = f"(SELECT * FROM {history} UNION ALL SELECT * FROM {history}_20260101)"
         rows = (
             f"SELECT device_id, measured_at, to_jsonb(h) - 'quarter' FROM {both} AS h ORDER BY 1, 2"
@@ -91,10 +92,25 @@ def test_history_by_quarter_hours_holds_the_same_readings(embedded: Server, stre
             "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = %s::regclass"
         )
         attached = {name for (name,) in connection.execute(partitions, [history])}
-        assert attached == {f"{history}_20251231", f"{history}_20260102"}
+        assert attached == {f"{history}_20251231", '"By Hand"'}
         connection.execute(
             f"ALTER TABLE {history} ATTACH PARTITION {history}_20260101"
             " FOR VALUES FROM ('2026-01-01Z') TO ('2026-01-02Z')"
         )
-        left = "SELECT relname FROM pg_class WHERE relname LIKE '%before%'"
+        left = "SELECT relname FROM pg_class WHERE relname ~ 'before|new'"
         assert connection.execute(left).fetchall() == []
+
+
+def test_history_in_partitions_of_partitions_is_refused_whole(embedded: Server) -> None:
+    conninfo = embedded.superuser(embedded.make_database())
+    texts = {number: text.encode() for number, _, text in statements.migrations()}
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA before; SET search_path = before")
+        for number in range(1, 10):
+            connection.execute(texts[number])
+        connection.execute(
+            "CREATE TABLE nested PARTITION OF vehicle_history DEFAULT PARTITION BY LIST (device_id)"
+        )
+        with pytest.raises(psycopg.errors.RaiseException, match="vehicle_history has a partition"):
+            connection.execute(texts[10])
+        assert connection.execute("SELECT FROM nested").fetchall() == []

@@ -25,30 +25,39 @@ BEGIN
             ) PARTITION BY RANGE (measured_at)', stream, fields);
         FOR day IN
             -- With those that somebody has detached: they come back when they are needed.
-            SELECT relname AS name, pg_get_expr(relpartbound, oid) AS bounds FROM pg_class
-            WHERE relkind = 'r' AND relname ~ format('^%s_history_[0-9]{8}$', stream)
-                AND relnamespace = (
-                    SELECT relnamespace FROM pg_class
-                    WHERE oid = format('%s_history_before', stream)::regclass
-                )
+            SELECT oid::regclass AS old, relname AS name, relname || '_new' AS new,
+                pg_get_expr(relpartbound, oid) AS bounds
+            FROM pg_class, (
+                SELECT oid AS parent, relnamespace AS schema FROM pg_class
+                WHERE oid = format('%s_history_before', stream)::regclass
+            ) AS before
+            WHERE relkind = 'r' AND (
+                oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = parent)
+                OR relnamespace = schema AND relname ~ format('^%s_history_[0-9]{8}$', stream)
+            )
             ORDER BY relname
         LOOP
-            EXECUTE format('ALTER TABLE %1$I RENAME TO %1$s_before', day.name);
-            EXECUTE format('ALTER INDEX IF EXISTS %1$s_pkey RENAME TO %1$s_before_pkey', day.name);
             EXECUTE format(
                 'CREATE TABLE %I (LIKE %s_history INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
-                day.name, stream);
+                day.new, stream);
             EXECUTE format(
-                'INSERT INTO %1$I (device_id, quarter, measured_at, energy_ukwh, %2$s)
+                'INSERT INTO %I (device_id, quarter, measured_at, energy_ukwh, %2$s)
                 SELECT device_id, floor(extract(epoch FROM measured_at) / 900), measured_at,
                     energy_ukwh, %2$s
-                FROM %1$s_before', day.name, replace(fields, ' float8', ''));
-            EXECUTE format('DROP TABLE %s_before', day.name);
+                FROM %3$s', day.new, replace(fields, ' float8', ''), day.old);
+            EXECUTE format('DROP TABLE %s', day.old);
+            EXECUTE format('ALTER TABLE %I RENAME TO %I', day.new, day.name);
             IF day.bounds IS NOT NULL THEN
                 EXECUTE format(
                     'ALTER TABLE %s_history ATTACH PARTITION %I %s', stream, day.name, day.bounds);
             END IF;
         END LOOP;
+        IF EXISTS (
+            SELECT FROM pg_inherits WHERE inhparent = format('%s_history_before', stream)::regclass
+        ) THEN
+            RAISE EXCEPTION '%_history has a partition that is no plain table; detach it first',
+                stream;
+        END IF;
         EXECUTE format('DROP TABLE %s_history_before', stream);
         EXECUTE format(
             'COMMENT ON COLUMN %s_history.quarter IS %L', stream,
