@@ -19,6 +19,7 @@ from wattstream.connection import (
     Connection,
     ConnectionGuard,
     ConnectionLimits,
+    JoinedWrites,
 )
 
 HEAD = b"POST /v1/ingest HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -38,7 +39,7 @@ class _Transport:
     def is_closing(self) -> bool:
         return self.is_aborted
 
-    def get_extra_info(self, name: str) -> None:
+    def get_extra_info(self, name: str, default: object = None) -> None:
         return None
 
     def get_write_buffer_size(self) -> int:
@@ -218,3 +219,36 @@ def test_a_client_that_does_not_read_is_dropped_and_a_slow_one_is_not() -> None:
     assert asyncio.run(is_dropped(0))
     assert asyncio.run(is_dropped(MIN_BYTES_PER_S // 2))
     assert not asyncio.run(is_dropped(2 * MIN_BYTES_PER_S))
+
+
+class _Written(asyncio.Transport):
+    """What was written to a connection, write by write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+    def close(self) -> None:
+        self.writes.append(b"closed")
+
+
+def test_an_answer_is_one_write_wherever_its_body_is_short() -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
+    chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    long = bytes(100_000)
+    written = _Written()
+    joined = JoinedWrites(written)
+    for data in (head, b"{}", head, b"", chunked, b"2\r\n{}\r\n", head, long):
+        joined.write(data)
+    assert written.writes == [head + b"{}", head, chunked, b"2\r\n{}\r\n", head, long]
+    written.writes.clear()
+    joined.write(head)
+    assert written.writes == []
+    joined.flush()
+    joined.flush()
+    joined.write(head)
+    joined.close()
+    assert written.writes == [head, head, b"closed"]

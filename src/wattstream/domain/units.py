@@ -5,6 +5,7 @@ so sums are exact in any order.
 """
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,13 @@ def to_datetime(at_us: int) -> datetime:
 
 def rfc3339(at_us: int) -> str:
     """Write a time as RFC 3339 in UTC, ``Z``, with microseconds only where there are any."""
-    return to_datetime(at_us).isoformat().replace("+00:00", "Z")
+    second, micro = divmod(at_us, MICRO)
+    return f"{_second(second)}.{micro:06d}Z" if micro else f"{_second(second)}Z"
+
+
+@lru_cache(4096)  # heartbeats of a minute share their seconds
+def _second(second: int) -> str:
+    return to_datetime(second * MICRO).isoformat()[:19]
 
 
 def rfc3339_column(at_us: Int64) -> list[str]:
