@@ -24,7 +24,17 @@ from wattstream.web.alerts import add_alerts
 from wattstream.web.audit import add_audit
 from wattstream.web.bodies import BodyLimit
 from wattstream.web.clock import add_clock
-from wattstream.web.documents import AWAY, BAD, KEYS, RULE, UNKNOWN, DeviceId, DeviceType, Limit
+from wattstream.web.documents import (
+    AWAY,
+    BAD,
+    CONNECTION,
+    KEYS,
+    RULE,
+    UNKNOWN,
+    DeviceId,
+    DeviceType,
+    Limit,
+)
 from wattstream.web.errors import add_error_handlers
 from wattstream.web.fleet import add_fleet
 from wattstream.web.guard import Guard, needed
@@ -289,8 +299,8 @@ def _add_operations(
         return JSONResponse(found.model_dump(by_alias=True), headers={"Vary": "Accept"})
 
 
-def _document_keys(document: dict[str, Any]) -> None:
-    """Say of every endpoint which key it needs, and how it refuses others."""
+def _document_refusals(document: dict[str, Any]) -> None:
+    """Say of every endpoint which key it needs, how it refuses others, and bad connections."""
     document["components"]["securitySchemes"] = {
         "key": {
             "type": "http",
@@ -300,10 +310,12 @@ def _document_keys(document: dict[str, Any]) -> None:
     }
     for path, item in document["paths"].items():
         for method, operation in item.items():
+            refusals = CONNECTION
             scope = needed(method.upper(), path)
             if scope is not None:
                 operation["security"] = [{"key": [scope.value]}]
-                operation["responses"] |= {str(code): said for code, said in KEYS.items()}
+                refusals = CONNECTION | KEYS
+            operation["responses"] |= {str(code): said for code, said in refusals.items()}
 
 
 def _wants_page(request: Request) -> bool:
@@ -328,7 +340,7 @@ def _document(app: FastAPI, ingest_paths: dict[str, Any]) -> None:
                     if default == "Validation Error":
                         del operation["responses"]["422"]
             document["paths"] = ingest_paths | document["paths"]
-            _document_keys(document)
+            _document_refusals(document)
             for unused in ("HTTPValidationError", "ValidationError"):
                 document["components"]["schemas"].pop(unused, None)
             app.openapi_schema = document

@@ -20,6 +20,10 @@ RULE: Responses = {
     422: {**_ERROR, "description": "A setting breaks a rule"},
 }
 _REF = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}}
+CONNECTION: Responses = {
+    408: {**_REF, "description": "Headers or body came too slowly; the connection is closed"},
+    431: {**_REF, "description": "Headers and request line are too large"},
+}
 KEYS: Responses = {
     401: {**_REF, "description": "No key that is valid"},
     403: {**_REF, "description": "The key does not allow it, or not with that device"},
