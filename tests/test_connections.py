@@ -19,8 +19,8 @@ from wattstream.connection import (
     Connection,
     ConnectionGuard,
     ConnectionLimits,
-    JoinedWrites,
 )
+from wattstream.writes import JoinedWrites
 
 HEAD = b"POST /v1/ingest HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 LIVE = b"GET /v1/health/live HTTP/1.1\r\nHost: x\r\n\r\n"

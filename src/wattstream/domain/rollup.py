@@ -212,13 +212,12 @@ def summarize(runs: Runs) -> Summary:
         values = runs.values[:, i]
         buckets[f"{field.name}_sum_micro"] = np.add.reduceat(to_micro(values), starts)
         buckets[f"{field.name}_count"] = np.add.reduceat(~np.isnan(values), starts, dtype=np.int32)
-    looks_back = needs_predecessors(runs.device)
-    is_kept = looks_back[run] if looks_back.any() else False
+    looks_back = np.flatnonzero(needs_predecessors(runs.device)[run])
     for name, column in zip(
         CARRY, (steps.at1_us, steps.ukwh1, steps.at2_us, steps.ukwh2), strict=True
     ):
-        absent = NEVER_US if name.endswith("_at") else 0
-        buckets[name] = absent if is_kept is False else np.where(is_kept, column[starts], absent)
+        buckets[name] = NEVER_US if name.endswith("_at") else 0
+        buckets[name][looks_back] = column[starts[looks_back]]
     return Summary(buckets, run, steps, parts)
 
 

@@ -55,7 +55,7 @@ FROM (
 
 -- name: before_range
 -- The two readings before a range, newest first within a device, looked for backwards through
--- the quarter-hours.
+-- the quarter-hours: rows of a series come in its order, a LATERAL join keeps it, and LIMIT ends it.
 SELECT array_agg(device_id), array_agg(measured_at), array_agg(energy_ukwh)
 FROM unnest(%(device_id)s::int4[]) AS u(id),
 LATERAL (
