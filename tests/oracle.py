@@ -35,6 +35,7 @@ from wattstream.store.port import (
     DeviceTotals,
     FleetFeeds,
     Latest,
+    Progress,
     Quarters,
     RawBucket,
     Totals,
@@ -129,7 +130,7 @@ class MemoryStore:
         self,
         readings: Readings,
         received_at_us: int,
-        on_half: Callable[[], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> Written:
         verdicts, standing, refused = [], {}, {}
         for row, name in enumerate(readings.ids):

@@ -92,7 +92,7 @@ def test_day_tables_are_left_as_the_engine_makes_them(bench_conninfo: str) -> No
             name := f"{stream}_history_202602{day:02d}",
             f"FOR VALUES FROM ('2026-02-{day:02d} 00:00:00+00') "
             f"TO ('2026-02-{day + 1:02d} 00:00:00+00')",
-            f"{name}_pkey PRIMARY KEY (quarter, device_id, measured_at)",
+            f"{name}_pkey PRIMARY KEY (minute, device_id, measured_at)",
             1,
         )
         for stream in ("meter", "vehicle")

@@ -54,7 +54,7 @@ def test_live_rows_in_another_order_are_the_same_rows(embedded: Server, stream: 
 
 
 @pytest.mark.parametrize("stream", Stream)
-def test_history_by_quarter_hours_holds_the_same_readings(embedded: Server, stream: Stream) -> None:
+def test_history_with_another_key_holds_the_same_readings(embedded: Server, stream: Stream) -> None:
     conninfo = embedded.superuser(embedded.make_database())
     texts = {number: text.encode() for number, _, text in statements.migrations()}
     history = f"{stream}_history"
@@ -78,7 +78,8 @@ def test_history_by_quarter_hours_holds_the_same_readings(embedded: Server, stre
         connection.execute(f'ALTER TABLE {history}_20260102 RENAME TO "By Hand"')
         both = f"(SELECT * FROM {history} UNION ALL SELECT * FROM {history}_20260101)"
         rows = (
-            f"SELECT device_id, measured_at, to_jsonb(h) - 'quarter' FROM {both} AS h ORDER BY 1, 2"
+            f"SELECT device_id, measured_at, to_jsonb(h) - '{{quarter, minute}}'::text[]"
+            f" FROM {both} AS h ORDER BY 1, 2"
         )
         before = connection.execute(rows).fetchall()
         assert len(before) > 1700
@@ -87,6 +88,10 @@ def test_history_by_quarter_hours_holds_the_same_readings(embedded: Server, stre
         wrong = (
             f"SELECT FROM {both} AS h WHERE quarter <> floor(extract(epoch FROM measured_at) / 900)"
         )
+        assert connection.execute(wrong).fetchall() == []
+        connection.execute(texts[11])
+        assert connection.execute(rows).fetchall() == before
+        wrong = wrong.replace("quarter", "minute").replace("900", "60")
         assert connection.execute(wrong).fetchall() == []
         partitions = (
             "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = %s::regclass"
@@ -97,6 +102,12 @@ def test_history_by_quarter_hours_holds_the_same_readings(embedded: Server, stre
             f"ALTER TABLE {history} ATTACH PARTITION {history}_20260101"
             " FOR VALUES FROM ('2026-01-01Z') TO ('2026-01-02Z')"
         )
+        keys = (
+            "SELECT pg_get_constraintdef(oid) FROM pg_constraint"
+            " WHERE contype = 'p' AND conrelid IN (SELECT relid FROM pg_partition_tree(%s))"
+        )
+        key = ("PRIMARY KEY (minute, device_id, measured_at)",)
+        assert connection.execute(keys, [history]).fetchall() == [key] * 4
         left = "SELECT relname FROM pg_class WHERE relname ~ 'before|new'"
         assert connection.execute(left).fetchall() == []
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from wattstream.domain.readings import KINDS, Readings, Stream
-from wattstream.domain.units import BUCKET_US, DAY_US, MICRO, NEVER_US, bucket_floor
+from wattstream.domain.units import BUCKET_US, DAY_US, MICRO, MINUTE_US, NEVER_US, bucket_floor
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.connections import session_sql
 from wattstream.store.postgres.flush import FlushWriter
@@ -71,8 +71,8 @@ def times(*values: int) -> arrays.PgArray:
     return arrays.PgArray(np.array(values), times=True)
 
 
-def quarters(*values: int) -> arrays.PgArray:
-    return arrays.PgArray((np.array(values) // BUCKET_US).astype(np.int32))
+def minutes(*values: int) -> arrays.PgArray:
+    return arrays.PgArray((np.array(values) // MINUTE_US).astype(np.int32))
 
 
 BUCKET = bucket_floor(NOW - 3 * 3600 * MICRO)
@@ -89,8 +89,8 @@ EDGES = {
     "left_end_at": arrays.time_param(BUCKET + BUCKET_US),
     "right_at": arrays.time_param(NEVER_US),
     "right_end_at": arrays.time_param(NEVER_US),
-    "left_quarter": BUCKET // BUCKET_US,
-    "right_quarter": 0,
+    "left_minutes": arrays.minutes_param(BUCKET),
+    "right_minutes": arrays.minutes_param(None),
 }
 FOUND = {
     "now": arrays.time_param(NOW), "silent": 3.0, "pattern": "%D1%", "shown": "all", "within": None
@@ -127,7 +127,7 @@ CASES: list[tuple[str, str, dict[str, object]]] = [
         "series",
         "readings",
         {
-            "device_id": 1, "quarter": BUCKET // BUCKET_US, "bucket_at": RANGE["start_at"],
+            "device_id": 1, "minutes": arrays.minutes_param(BUCKET), "bucket_at": RANGE["start_at"],
             **RANGE, "limit": 9,
         },
     ),
@@ -139,7 +139,7 @@ CASES: list[tuple[str, str, dict[str, object]]] = [
     (
         "flush",
         "existing",
-        {"device_id": keys(1, 2), "quarter": quarters(BUCKET, BUCKET),
+        {"device_id": keys(1, 2), "minute": minutes(BUCKET, BUCKET),
          "measured_at": times(BUCKET, BUCKET), **BOUNDS},
     ),
     ("recompute", "neighbours", {"device_id": keys(1), "bucket_at": times(BUCKET)}),
@@ -199,7 +199,7 @@ def test_history_and_rollups_are_read_by_key_and_day(
         assert node["Node Type"] in ("Index Scan", "Index Only Scan"), node
         assert "device_id" in node["Index Cond"], node
         if "_history" in node["Relation Name"]:
-            assert "quarter" in node["Index Cond"], node
+            assert "minute" in node["Index Cond"], node
     # What else grows with time has an index for every question too.
     for node in plan:
         if node.get("Relation Name") in ("register_events", "rejections", "alerts"):
@@ -229,7 +229,7 @@ def test_readings_are_looked_up_one_by_one_whatever_the_statistics_say(
         "existing",
         stream,
         device_id=keys(*([1] * len(at))),
-        quarter=quarters(*at),
+        minute=minutes(*at),
         measured_at=times(*at),
         first_at=arrays.time_param(int(at[0])),
         last_at=arrays.time_param(int(at[-1])),

@@ -69,10 +69,9 @@ WHERE (a.energy_ukwh, a.readings, {a}) IS DISTINCT FROM (b.energy_ukwh, b.readin
 """.replace("bucket_at_of(measured_at)", "date_bin('15 min', measured_at, '2000-01-01')")
 # The newest reading of each device against its live row.
 _NEWEST = """
-SELECT count(*) FROM {stream}_live AS l LEFT JOIN LATERAL (
-    SELECT * FROM {stream}_history AS h WHERE h.device_id = l.device_id
-    ORDER BY measured_at DESC LIMIT 1
-) AS h ON true
+SELECT count(*) FROM {stream}_live AS l LEFT JOIN (
+    SELECT DISTINCT ON (device_id) * FROM {stream}_history ORDER BY device_id, measured_at DESC
+) AS h USING (device_id)
 WHERE (coalesce(h.measured_at, '-infinity'), coalesce(h.energy_ukwh, 0), {h})
     IS DISTINCT FROM (last_at, last_ukwh, {l})
 """
@@ -88,7 +87,7 @@ WHERE (day_energy_ukwh, day_suspect_ukwh, day_readings, {day})
 """
 _KEYS = """
 SELECT count(*) FROM {stream}_history
-WHERE quarter <> floor(extract(epoch FROM measured_at) / 900)
+WHERE minute <> floor(extract(epoch FROM measured_at) / 60)
 """
 _COUNTS = """
 SELECT count(*) FROM (
@@ -230,7 +229,7 @@ def _mismatches(connection: psycopg.Connection[Any], stream: str) -> list[str]:
             d=each("d.{name}_sum, d.{name}_count"),
         ),
         "days are counted wrong": _COUNTS.format(stream=stream),
-        "keys of history name another quarter-hour": _KEYS.format(stream=stream),
+        "keys of history name another minute": _KEYS.format(stream=stream),
     }
     found = []
     for what, statement in statements.items():

@@ -51,11 +51,11 @@ _ANY = "(device_id, measured_at) = (SELECT device_id, measured_at FROM meter_his
 DAMAGES = {
     "acknowledged and lost": f"DELETE FROM meter_history WHERE {_ANY}",
     "never sent and there": "INSERT INTO meter_history SELECT device_id,"
-    " quarter, measured_at + interval '7 ms', 0, NULL FROM meter_history LIMIT 3",
+    " minute, measured_at + interval '7 ms', 0, NULL FROM meter_history LIMIT 3",
     "has other values": f"UPDATE meter_history SET voltage_v = 1 WHERE {_ANY}",
     "quarter-hours differ from history": "UPDATE vehicle_live SET soc_count = soc_count + 1",
     "not the newest reading": "UPDATE vehicle_live SET last_ukwh = last_ukwh + 1",
-    "name another quarter-hour": f"UPDATE meter_history SET quarter = quarter + 1 WHERE {_ANY}",
+    "name another minute": f"UPDATE meter_history SET minute = minute + 1 WHERE {_ANY}",
     "wrong sums of their day": "UPDATE meter_live SET day_energy_ukwh = day_energy_ukwh + 1",
     "counted wrong": "UPDATE history_days SET readings = readings + 1",
     "falls differ": "DELETE FROM register_events",

@@ -21,15 +21,23 @@ from psycopg import sql as compose
 from wattstream.domain.errors import OperatorError
 from wattstream.domain.readings import KINDS, Readings, Stream
 from wattstream.domain.rollup import rollup_dtype, sum_columns
-from wattstream.domain.units import BUCKET_US, DAY_US, MICRO, Float64, Int64, to_datetime, to_micro
+from wattstream.domain.units import (
+    BUCKET_US,
+    DAY_US,
+    MICRO,
+    MINUTE_US,
+    Float64,
+    Int64,
+    to_datetime,
+    to_micro,
+)
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.connections import APPLICATION_NAME, session_sql
 from wattstream.store.postgres.flush import FlushWriter
 from wattstream.store.postgres.live import new_version
 
-_MINUTE_US = 60 * MICRO
-_BUCKET_MIN = BUCKET_US // _MINUTE_US
-_DAY_MIN = DAY_US // _MINUTE_US
+_BUCKET_MIN = BUCKET_US // MINUTE_US
+_DAY_MIN = DAY_US // MINUTE_US
 # A row of history with its share of index and rollup; and as much log again, up to its limit.
 _BYTES_PER_ROW = 130
 _WAL_MARGIN = 1.2
@@ -172,15 +180,15 @@ class _Filler:
     def catch_up(self, now_us: int) -> None:
         """Write every whole minute after the newest reading; at first, of the open bucket."""
         _, first_us, last_us = _held(self._connection, self._stream)
-        stop = now_us // _MINUTE_US
-        start = last_us // _MINUTE_US + 1 if first_us is not None else _bucket_floor(stop - 1)
+        stop = now_us // MINUTE_US
+        start = last_us // MINUTE_US + 1 if first_us is not None else _bucket_floor(stop - 1)
         self._flush(start, stop)
 
     def prepend(self, rows: int) -> None:
         """Write whole minutes before the oldest reading until the stream holds so many rows."""
         held, first_us, _ = _held(self._connection, self._stream)
         assert first_us is not None  # noqa: S101 - the newest minutes came first
-        stop = first_us // _MINUTE_US
+        stop = first_us // MINUTE_US
         start = stop - max(0, -(-(rows - held) // len(self._ids)))
         whole_start, whole_stop = _bucket_floor(start + _BUCKET_MIN - 1), _bucket_floor(stop)
         if whole_start >= whole_stop:
@@ -216,7 +224,7 @@ class _Filler:
 
     def _write_day(self, start: int, stop: int) -> None:
         """Write the minutes [start, stop) of one day, whole buckets, in one transaction."""
-        start_us = start * _MINUTE_US
+        start_us = start * MINUTE_US
         self._writer.partitions.ensure(self._connection, np.array([start_us]))
         day_us = start_us - start_us % DAY_US
         partition = f"{self._stream}_history_{to_datetime(day_us):%Y%m%d}"
@@ -240,17 +248,17 @@ class _Filler:
                 execute("TRUNCATE {partition}")  # lets COPY write rows that need no vacuum
             for minute in range(start, stop, _BUCKET_MIN):
                 self._copy_bucket(minute, partition, freeze=is_empty)
-            execute("ALTER TABLE {partition} ADD PRIMARY KEY (quarter, device_id, measured_at)")
+            execute("ALTER TABLE {partition} ADD PRIMARY KEY (minute, device_id, measured_at)")
             execute(statements.load("partitions")["attach"].decode())
             self._count_day(start, stop)
 
     def _copy_bucket(self, minute: int, partition: str, *, freeze: bool) -> None:
         at_us, ukwh, values = self._beats.of(minute, minute + _BUCKET_MIN)
         key = np.tile(self._key, _BUCKET_MIN)
-        quarter = np.full(len(key), minute // _BUCKET_MIN, np.int32)
+        minutes = np.arange(minute, minute + _BUCKET_MIN, dtype=np.int32).repeat(len(self._key))
         columns = [
             "device_id",
-            "quarter",
+            "minute",
             "measured_at",
             "energy_ukwh",
             *(f.column for f in self._fields),
@@ -260,13 +268,13 @@ class _Filler:
             f"COPY {partition} ({', '.join(columns)}) FROM STDIN ({options})",
             [
                 key,
-                quarter,
+                minutes,
                 arrays.to_pg_time(at_us.ravel()),
                 ukwh.ravel(),
                 *(v.ravel() for v in values),
             ],
         )
-        rollup = self._rollup(minute * _MINUTE_US, ukwh, values)
+        rollup = self._rollup(minute * MINUTE_US, ukwh, values)
         self._copy(
             f"COPY {self._stream}_rollup ({', '.join(rollup)}) FROM STDIN (FORMAT BINARY)",
             list(rollup.values()),
@@ -311,21 +319,21 @@ class _Beats:
     def __init__(self, stream: Stream, pairs: int) -> None:
         pair = np.arange(pairs)
         self._kind = KINDS[stream]
-        self._offset_us = pair * _MINUTE_US // pairs
+        self._offset_us = pair * MINUTE_US // pairs
         healthy = 880_000 + pair * 7919 % 60_000
         share = np.where(pair % 33 == 32, 750_000, healthy)
         self._share_millionths = share if stream is Stream.VEHICLE else np.full(pairs, MICRO)
 
     def ends(self, start: int, stop: int) -> tuple[int, int]:
         """Return the first and last time of the minutes [start, stop), microseconds."""
-        first_us, last_us = start * _MINUTE_US, (stop - 1) * _MINUTE_US
+        first_us, last_us = start * MINUTE_US, (stop - 1) * MINUTE_US
         return first_us, last_us + int(self._offset_us[-1])
 
     def of(self, start: int, stop: int) -> tuple[Int64, Int64, list[Float64]]:
         """Return times, micro-kWh and each field of the minutes [start, stop), [minute, pair]."""
         shape = (stop - start, len(self._offset_us))
         minutes = np.arange(start, stop)
-        at_us = minutes[:, None] * _MINUTE_US + self._offset_us
+        at_us = minutes[:, None] * MINUTE_US + self._offset_us
         ukwh = np.empty(shape, np.int64)
         values = [np.empty(shape) for _ in self._kind.fields]
         for row, minute in enumerate(minutes.tolist()):

@@ -46,7 +46,7 @@ USUAL = (
 DETECTION = "detection"
 PARTS = (*USUAL, DETECTION)
 """What can be measured; the last does not measure speed, and runs only where it is asked for."""
-_LOG_FILES = 192
+_LOG_FILES, _QUICK_LOG_FILES = 320, 48  # of 16 MiB
 _TEMPLATE_MINUTES = 24
 _REGISTERS = """
 UPDATE {stream}_live SET energy_mode = 1, version = version + 1
@@ -101,7 +101,7 @@ class Bench:
     def _speed(
         self, parts: tuple[str, ...], server: EmbeddedPostgres, conninfo: str, folder: Path
     ) -> None:
-        _make_log_files(conninfo, _LOG_FILES // 4 if self._is_quick else _LOG_FILES)
+        _make_log_files(conninfo, _QUICK_LOG_FILES if self._is_quick else _LOG_FILES)
         self._copy = copy_rate(conninfo)
         case = "COPY, one connection, 10,000 rows a commit"
         self._on_row(Row("reference", case, self._copy, None))
@@ -279,7 +279,7 @@ def _make_log_files(conninfo: str, files: int) -> None:
     A new one is filled with zeros in the middle of a commit, one that is used again is not.
     """
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute("ALTER SYSTEM SET min_wal_size = '3GB'")
+        connection.execute("ALTER SYSTEM SET min_wal_size = '5GB'")
         connection.execute("SELECT pg_reload_conf()")
         for _ in range(files):
             connection.execute("SELECT pg_logical_emit_message(true, 'bench', '')")

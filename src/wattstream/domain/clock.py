@@ -11,21 +11,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wattstream.domain.units import HOUR_US, MICRO, Float64, Int64, kwh
+from wattstream.domain.units import HOUR_US, MICRO, MINUTE_US, Float64, Int64, kwh
 
 SEARCH_US = 26 * HOUR_US
 """Largest offset looked for: clocks set to any local time, stamped as if to any other."""
 MARGIN_US = 2 * HOUR_US
 """What is needed of the meter before and after the range that is compared."""
 
-_MINUTE_US = 60 * MICRO
 _MAX_SPACING_US = HOUR_US // 2
-_MIN_SMOOTH_US = 3 * _MINUTE_US
+_MIN_SMOOTH_US = 3 * MINUTE_US
 # Readings cut the edges of a charge at different moments; over three of them that evens out.
 _SMOOTH_READINGS = 3
 _CELLS_A_SMOOTH = 18
 _NEAR_US = HOUR_US // 2
-_APART_US = 10 * _MINUTE_US
+_APART_US = 10 * MINUTE_US
 _MIN_UKWH, _MIN_READINGS = MICRO // 2, 5
 _ACTIVE_SHARE = 0.1
 _FLAT_SHARE = 1e-4
@@ -35,7 +34,7 @@ _MIN_SCALE, _MAX_SCALE = 0.8, 2.5
 # Meters and vehicles that do not belong together hardly ever pass both; tests/test_clock.py counts.
 _MAX_MISFIT, _MIN_QUALITY = 0.02, 0.95
 _EQUAL_FACTOR, _EQUAL_MISFIT = 1.5, 0.0005
-_MAX_UNCERTAINTY_US = _MINUTE_US
+_MAX_UNCERTAINTY_US = MINUTE_US
 
 
 class ClockState(enum.StrEnum):
@@ -159,8 +158,8 @@ def _obstacle(ac: Curve, dc: Curve, start_us: int, end_us: int) -> str | None:
     spacing_us = max(_spacing(ac), _spacing(dc))
     if spacing_us > _MAX_SPACING_US:
         return (
-            f"readings come every {spacing_us // _MINUTE_US} minutes, too seldom to see the edges "
-            f"of charges: at most {_MAX_SPACING_US // _MINUTE_US} is needed"
+            f"readings come every {spacing_us // MINUTE_US} minutes, too seldom to see the edges "
+            f"of charges: at most {_MAX_SPACING_US // MINUTE_US} is needed"
         )
     return None
 

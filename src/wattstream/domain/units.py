@@ -18,7 +18,8 @@ Rows = NDArray[np.void]
 """A structured array, one row per thing, its dtype named where it is made."""
 
 MICRO = 1_000_000
-HOUR_US = 3600 * MICRO
+MINUTE_US = 60 * MICRO
+HOUR_US = 60 * MINUTE_US
 DAY_US = 24 * HOUR_US
 BUCKET_US = 15 * 60 * MICRO
 """Length of a rollup bucket. A quarter-hour is the settlement interval of the field and

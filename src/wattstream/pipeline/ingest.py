@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -62,6 +63,7 @@ class Ingest:
                 queue_readings=queue_readings,
                 slow_flush_s=slow_flush_s,
                 traces=traces,
+                is_alone=partial(self._is_alone, stream),
             )
             for stream in Stream
         }
@@ -70,6 +72,9 @@ class Ingest:
     def is_full(self) -> bool:
         """Whether some lane's queue is at its bound."""
         return any(lane.is_full for lane in self._lanes.values())
+
+    def _is_alone(self, stream: Stream) -> bool:
+        return not any(lane.is_writing for other, lane in self._lanes.items() if other != stream)
 
     async def run(self) -> None:
         """Write until `stop`, then finish what is queued."""

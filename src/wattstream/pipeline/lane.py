@@ -12,7 +12,7 @@ from wattstream.domain.readings import Readings, Row, Stream
 from wattstream.domain.units import MICRO
 from wattstream.pipeline.batcher import Batcher, Flush
 from wattstream.stats import Stats
-from wattstream.store.port import Stage, Store, Values, Verdict, Written
+from wattstream.store.port import Progress, Stage, Store, Values, Verdict, Written
 from wattstream.traces import Traces
 
 _LAG_SAMPLE = 1000  # rows, so that the middle one of a large flush costs nothing to find
@@ -80,7 +80,8 @@ _PLAIN = {verdict.value: Written(np.array([verdict], np.int8)) for verdict in Ve
 class Lane:
     """Writes one stream, flush after flush; what arrives during one shares the next.
 
-    The next is packed while the one before is in the second half of its transaction.
+    The next is packed during the commit of the one before; where no other lane keeps the cores
+    busy, from the middle of its transaction on.
     """
 
     def __init__(
@@ -94,16 +95,31 @@ class Lane:
         queue_readings: int,
         slow_flush_s: float,
         traces: Traces | None,
+        is_alone: Callable[[], bool],
     ) -> None:
-        """Make a lane; a flush of `slow_flush_s` or more is explained in the log, 0: none."""
+        """Make a lane.
+
+        Args:
+            stream: What it writes.
+            store: Where to.
+            stats: Counts what it does.
+            clock_us: The time, microseconds.
+            flush_readings: Most readings of a flush.
+            queue_readings: How many may wait.
+            slow_flush_s: A flush of so many seconds or more is explained in the log; 0: none.
+            traces: Takes a span of each flush.
+            is_alone: Whether no other lane writes.
+        """
         self._stream = stream
         self._slow_flush_s = slow_flush_s
         self._traces = traces
+        self._is_alone = is_alone
         self._store = store
         self._clock_us = clock_us
         self._queue_readings = queue_readings
         self._batcher: Batcher[_Request | _One] = Batcher(flush_readings)
         self._work = asyncio.Event()
+        self._under_way: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._failures = stats.flush_failures.labels(stream)
         self._seconds = stats.flush_seconds.labels(stream)
@@ -118,6 +134,11 @@ class Lane:
     def is_full(self) -> bool:
         """Whether the queue is at its bound."""
         return self._batcher.waiting >= self._queue_readings
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a flush is under way."""
+        return bool(self._under_way)
 
     async def write(self, readings: Readings) -> Written:
         """Queue readings, at least one, and return once they are committed.
@@ -151,18 +172,17 @@ class Lane:
 
     async def run(self) -> None:
         """Write what is queued until `stop`, then what is still there, and return."""
-        under_way: set[asyncio.Task[None]] = set()
         while True:
             flush = self._batcher.take()
             if flush is not None:
                 self._waiting.set(self._batcher.waiting)
-                is_half = asyncio.Event()
-                task = asyncio.create_task(self._write(flush, is_half.set))
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
-                await is_half.wait()
+                is_next = asyncio.Event()
+                task = asyncio.create_task(self._write(flush, is_next))
+                self._under_way.add(task)
+                task.add_done_callback(self._under_way.discard)
+                await is_next.wait()
             elif self._stopping:
-                await asyncio.gather(*under_way)
+                await asyncio.gather(*self._under_way)
                 return
             else:
                 self._work.clear()
@@ -173,11 +193,17 @@ class Lane:
         self._stopping = True
         self._work.set()
 
-    async def _write(self, flush: Flush[_Request | _One], on_half: Callable[[], None]) -> None:
+    async def _write(self, flush: Flush[_Request | _One], is_next: asyncio.Event) -> None:
+        """Write a flush, and say when the next may be taken: the later, the larger it is."""
+
+        def take_next(progress: Progress) -> None:
+            if progress is Progress.SENT or self._is_alone():
+                is_next.set()
+
         readings = flush.readings()
         started = time.perf_counter()
         try:
-            written = await self._store.write(readings, self._clock_us(), on_half)
+            written = await self._store.write(readings, self._clock_us(), take_next)
         except WattstreamError as error:
             self._fail(flush, error)
             self._trace(readings, started, None)
@@ -188,7 +214,7 @@ class Lane:
             self._trace(readings, started, None)
             return
         finally:
-            on_half()
+            is_next.set()
         self._observe(readings, written, time.perf_counter() - started)
         offset = 0
         for piece in flush.pieces:

@@ -49,6 +49,13 @@ class Stage(enum.StrEnum):
     WRITE = "write"  # the transaction up to the end of its commit
 
 
+class Progress(enum.Enum):
+    """How far a large flush is."""
+
+    HALF = enum.auto()  # the database has about half of its work done
+    SENT = enum.auto()  # only the commit is left
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """The outcome of a committed flush of n readings.
@@ -360,12 +367,12 @@ class Store(Records, Protocol):
         self,
         readings: Readings,
         received_at_us: int,
-        on_half: Callable[[], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> Written:
         """Write readings of one stream in one transaction: history, live state, rollups.
 
         Returns only after the commit is on disk. One call at a time per stream, and a second
-        from when `on_half` is called; the second is written after the first.
+        from when `on_progress` is called; the second is written after the first.
         """
 
     async def keep(

@@ -299,14 +299,14 @@ def _kept(row: Any) -> KeptRejection:
 def _limits(window: Window) -> dict[str, Any]:
     """Return the parameters of a window; an edge that is not wanted holds nothing."""
     limits = {"start_at": window.first_us, "end_at": window.last_us}
-    quarters = {}
+    minutes = {}
     for i, side in enumerate(("left", "right")):
         is_wanted = i < len(window.edges)
         limits[f"{side}_at"] = window.edges[i] if is_wanted else NEVER_US
         limits[f"{side}_end_at"] = window.edges[i] + BUCKET_US if is_wanted else NEVER_US
-        quarters[f"{side}_quarter"] = window.edges[i] // BUCKET_US if is_wanted else 0
+        minutes[f"{side}_minutes"] = arrays.minutes_param(window.edges[i] if is_wanted else None)
     times = {name: arrays.time_param(at_us) for name, at_us in limits.items()}
-    return {"device_id": window.device.key, **times, **quarters}
+    return {"device_id": window.device.key, **times, **minutes}
 
 
 def _totals_and_edges(window: Window, row: Any) -> tuple[Totals, list[RawBucket]]:

@@ -14,7 +14,15 @@ from psycopg import pq
 from psycopg.abc import AdaptContext
 from psycopg.adapt import Buffer, Dumper, Loader
 
-from wattstream.domain.units import NEVER_US, Float64, Int64, Rows, to_datetime
+from wattstream.domain.units import (
+    BUCKET_US,
+    MINUTE_US,
+    NEVER_US,
+    Float64,
+    Int64,
+    Rows,
+    to_datetime,
+)
 
 # Microseconds from 1970, ours, to 2000, PostgreSQL's. Both ends of int64 are infinities there.
 _EPOCH_SHIFT_US = 946_684_800_000_000
@@ -33,6 +41,13 @@ def time_param(at_us: int) -> str:
     if not _YEAR_1_US <= at_us < _YEAR_10000_US:
         return "-infinity" if at_us < _YEAR_1_US else "infinity"
     return to_datetime(at_us).isoformat()
+
+
+def minutes_param(bucket_us: int | None) -> "PgArray":
+    """Return the minutes of a bucket, counted from 1970, which begin the keys of its readings."""
+    minutes = 0 if bucket_us is None else BUCKET_US // MINUTE_US
+    first = (bucket_us or 0) // MINUTE_US
+    return PgArray(np.arange(first, first + minutes, dtype=np.int32))
 
 
 def is_time(column: str) -> bool:

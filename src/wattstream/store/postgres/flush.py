@@ -14,8 +14,8 @@ import psycopg
 from wattstream.domain.readings import KINDS, Kind, Readings, Stream
 from wattstream.domain.rollup import Runs, advance
 from wattstream.domain.rows import assign, copied
-from wattstream.domain.units import BUCKET_US, DAY_US, Bool, Float64, Int32, Int64, Rows
-from wattstream.store.port import Values, Verdict, Written
+from wattstream.domain.units import DAY_US, MINUTE_US, Bool, Float64, Int32, Int64, Rows
+from wattstream.store.port import Progress, Values, Verdict, Written
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.keys import DeviceKeys
 from wattstream.store.postgres.late import write_late
@@ -112,7 +112,7 @@ class FlushWriter:
         self,
         connection: Connection,
         flush: "Flush",
-        on_half: Callable[[], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> Written:
         """Write a flush, n rows; return after the commit.
 
@@ -120,7 +120,7 @@ class FlushWriter:
             psycopg.Error: The transaction failed; nothing of it was stored.
         """
         try:
-            return self._write(connection, flush, on_half)
+            return self._write(connection, flush, on_progress)
         except (_StaleCacheError, psycopg.errors.CheckViolation):
             # A restore or an operator removed devices or a partition under us.
             self.keys.forget()
@@ -129,7 +129,7 @@ class FlushWriter:
             return self._write(connection, Flush(flush.readings, flush.received_at_us), None)
 
     def _write(
-        self, connection: Connection, flush: "Flush", on_half: Callable[[], None] | None
+        self, connection: Connection, flush: "Flush", on_progress: Callable[[Progress], None] | None
     ) -> Written:
         batch = flush.batch
         if batch is None:
@@ -138,7 +138,7 @@ class FlushWriter:
         self.partitions.ensure(connection, batch.at_us)
         if flush.steps:
             try:
-                commit(connection, flush.steps, on_half)
+                commit(connection, flush.steps, on_progress)
             except ChangedRowError:
                 self._trust.disappointed()
             else:
@@ -218,7 +218,7 @@ class FlushWriter:
                 self._sql["existing"],
                 {
                     "device_id": arrays.PgArray(batch.key[rows].astype(np.int32)),
-                    "quarter": arrays.PgArray(_quarter(at_us)),
+                    "minute": arrays.PgArray(_minute(at_us)),
                     "measured_at": arrays.PgArray(at_us, times=True),
                     **_bounds(at_us),
                 },
@@ -234,7 +234,7 @@ class FlushWriter:
         key, at_us = batch.key[rows].astype(np.int32), batch.at_us[rows]
         energy, fields = batch.ukwh[rows], batch.values[rows]
         if len(rows) >= _COPY_FROM_ROWS:
-            columns = [key, _quarter(at_us), arrays.to_pg_time(at_us), energy, *fields.T]
+            columns = [key, _minute(at_us), arrays.to_pg_time(at_us), energy, *fields.T]
             return Copy(self._sql["copy_history"], arrays.copy_rows(columns))
         named = {
             field.column: arrays.PgArray(fields[:, i]) for i, field in enumerate(self._kind.fields)
@@ -243,7 +243,7 @@ class FlushWriter:
             self._sql["insert_history"],
             {
                 "device_id": arrays.PgArray(key),
-                "quarter": arrays.PgArray(_quarter(at_us)),
+                "minute": arrays.PgArray(_minute(at_us)),
                 "measured_at": arrays.PgArray(at_us, times=True),
                 "energy_ukwh": arrays.PgArray(energy),
                 **named,
@@ -380,9 +380,9 @@ class _Held:
     values: Float64
 
 
-def _quarter(at_us: Int64) -> Int32:
-    """Return the number of the quarter-hour of each time, counted from 1970."""
-    return (at_us // BUCKET_US).astype(np.int32)
+def _minute(at_us: Int64) -> Int32:
+    """Return the number of the minute of each time, counted from 1970."""
+    return (at_us // MINUTE_US).astype(np.int32)
 
 
 def _bounds(at_us: Int64) -> dict[str, Any]:

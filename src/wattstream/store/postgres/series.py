@@ -28,7 +28,7 @@ async def readings(ask: Ask, device: Device, start_us: int, end_us: int, limit: 
     at_us, ukwh, *raw = await ask(
         "readings",
         **wanted,
-        quarter=first_us // BUCKET_US,
+        minutes=arrays.minutes_param(first_us),
         bucket_at=arrays.time_param(first_us),
         start_at=arrays.time_param(max(start_us, first_us)),
         end_at=arrays.time_param(end_us),

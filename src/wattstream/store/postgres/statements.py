@@ -98,7 +98,8 @@ def _placeholders(stream: Stream) -> dict[str, str]:
         ),
         "day_values": ", ".join(f"day_{name} = d.{name}" for name in added),
         # Of a column `bucket_at`, a bucket start.
-        "quarter_of_bucket": "(extract(epoch FROM bucket_at) / 900)::int4",
+        "minutes_of_bucket": "ARRAY(SELECT generate_series(m, m + 14)"
+        " FROM (SELECT (extract(epoch FROM bucket_at) / 60)::int4 AS m) AS first_minute)",
         "day_length": f"interval '{DAY_BUCKETS * 15} minutes'",
         "day_columns": ", ".join(f"day_{name}" for name in added),
         "day_names": ", ".join(f"l.day_{name}" for name in added),

@@ -8,6 +8,8 @@ from typing import Any
 
 import psycopg
 
+from wattstream.store.port import Progress
+
 Connection = psycopg.Connection[Any]
 
 
@@ -56,24 +58,26 @@ def send(connection: Connection, steps: Sequence[Step]) -> None:
 
 
 def commit(
-    connection: Connection, steps: Sequence[Step], on_half: Callable[[], None] | None = None
+    connection: Connection,
+    steps: Sequence[Step],
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> None:
     """Send steps as one transaction, as one statement where none is a COPY.
 
     Args:
         connection: In no transaction.
         steps: The first must change a number of rows.
-        on_half: Called when the first step is done.
+        on_progress: Told of the first step and of the last, where there is a COPY.
 
     Raises:
         ChangedRowError: A statement changed fewer rows than it must; nothing was written.
     """
     if any(isinstance(step, Copy) for step in steps):
         with connection.transaction():
-            send(connection, steps[:1])
-            if on_half is not None:
-                on_half()
-            send(connection, steps[1:])
+            for part, progress in ((steps[:1], Progress.HALF), (steps[1:], Progress.SENT)):
+                send(connection, part)
+                if on_progress is not None:
+                    on_progress(progress)
         return
     statements = [step for step in steps if isinstance(step, Statement)]
     params = {

@@ -20,7 +20,7 @@ from wattstream.domain.holdings import Repair
 from wattstream.domain.links import KeptLink
 from wattstream.domain.readings import Readings, Rejection, Stream
 from wattstream.domain.units import DAY_US, bucket_ceil, bucket_floor
-from wattstream.store.port import Snapshot, Stage, Verdict, Written
+from wattstream.store.port import Progress, Snapshot, Stage, Verdict, Written
 from wattstream.store.postgres import arrays, links, statements
 from wattstream.store.postgres.access import PostgresAccess
 from wattstream.store.postgres.alerts import PostgresAlerts, PostgresAlertSnapshot
@@ -48,7 +48,7 @@ from wattstream.store.postgres.view import PostgresView, PostgresViewSnapshot
 WRITE_CONNECTIONS = 7
 _RECOMPUTE_EVERY_S, _RECOMPUTE_SOON_S = 10.0, 0.2
 _REFRESH_DEVICES = 64
-_PACKED_FROM = 1000  # a smaller flush is packed sooner than handed to another thread
+_PACKED_FROM = 1000  # a smaller flush is packed sooner than another thread gets its turn
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
 
 View = TypeVar("View", bound=PostgresSnapshot)
@@ -121,7 +121,7 @@ class PostgresStore:
         self,
         readings: Readings,
         received_at_us: int,
-        on_half: Callable[[], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> Written:
         """Write readings of one stream in one transaction; return after the commit."""
         loop = asyncio.get_running_loop()
@@ -134,23 +134,19 @@ class PostgresStore:
             watch.lap(Stage.PACK)
             return flush
 
-        def tell() -> None:
-            if on_half is not None:
-                loop.call_soon_threadsafe(on_half)
-
-        def write_small(connection: Connection) -> Written:
-            watch.lap(Stage.WAIT)
-            return _write_isolating(writer, connection, prepare())
+        def tell(progress: Progress) -> None:
+            if on_progress is not None:
+                loop.call_soon_threadsafe(on_progress, progress)
 
         def write_packed(connection: Connection) -> Written:
             watch.lap(Stage.WAIT)
             return _write_isolating(writer, connection, flush, tell)
 
         if len(readings) < _PACKED_FROM:
-            written = await lane.run(write_small)
+            flush = prepare()
         else:
             flush = await loop.run_in_executor(self._packers[readings.stream], prepare)
-            written = await lane.run(write_packed)
+        written = await lane.run(write_packed)
         watch.lap(Stage.WRITE)
         return replace(written, stage_s=watch.seconds)
 
@@ -319,12 +315,12 @@ def _write_isolating(
     writer: FlushWriter,
     connection: Connection,
     flush: Flush,
-    on_half: Callable[[], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Written:
     """Write a flush; where the database refuses a reading, find it and store the others."""
     readings = flush.readings
     try:
-        return writer.write(connection, flush, on_half)
+        return writer.write(connection, flush, on_progress)
     except (psycopg.DataError, psycopg.IntegrityError) as error:
         if len(readings) == 1:
             return Written(

@@ -41,7 +41,7 @@ CROSS JOIN LATERAL (
     SELECT array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
     FROM (
         SELECT * FROM {stream}_history
-        WHERE quarter = %(left_quarter)s AND device_id = %(device_id)s
+        WHERE minute = ANY(%(left_minutes)s::int4[]) AND device_id = %(device_id)s
             AND measured_at >= %(left_at)s AND measured_at < %(left_end_at)s
         ORDER BY measured_at
     ) AS raw
@@ -58,7 +58,7 @@ CROSS JOIN LATERAL (
     SELECT array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
     FROM (
         SELECT * FROM {stream}_history
-        WHERE quarter = %(right_quarter)s AND device_id = %(device_id)s
+        WHERE minute = ANY(%(right_minutes)s::int4[]) AND device_id = %(device_id)s
             AND measured_at >= %(right_at)s AND measured_at < %(right_end_at)s
         ORDER BY measured_at
     ) AS raw
@@ -83,7 +83,7 @@ FROM (
 ) AS held,
 LATERAL (
     SELECT measured_at FROM {stream}_history
-    WHERE quarter = {quarter_of_bucket} AND device_id = %(device_id)s
+    WHERE minute = ANY({minutes_of_bucket}) AND device_id = %(device_id)s
         AND measured_at >= bucket_at AND measured_at < bucket_at + interval '15 minutes'
         AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
     OFFSET 0
@@ -142,7 +142,7 @@ FROM (
         WITH ORDINALITY AS u(id, bucket_at, place),
     LATERAL (
         SELECT * FROM {stream}_history
-        WHERE quarter = {quarter_of_bucket} AND device_id = u.id
+        WHERE minute = ANY({minutes_of_bucket}) AND device_id = u.id
             AND measured_at >= u.bucket_at AND measured_at < u.bucket_at + interval '15 minutes'
             AND measured_at >= %(first_at)s AND measured_at < %(last_at)s
         OFFSET 0

@@ -27,25 +27,25 @@ SET LOCAL plan_cache_mode = force_custom_plan
 -- OFFSET 0 makes it one index lookup a reading: with statistics of an hour ago the planner
 -- takes a range of today for empty, and reads all of it for each reading.
 SELECT array_agg(position::int8), array_agg(energy_ukwh), {field_aggregates}
-FROM unnest(%(quarter)s::int4[], %(device_id)s::int4[], %(measured_at)s::timestamptz[])
-    WITH ORDINALITY AS u(of_quarter, id, at, position),
+FROM unnest(%(minute)s::int4[], %(device_id)s::int4[], %(measured_at)s::timestamptz[])
+    WITH ORDINALITY AS u(of_minute, id, at, position),
 LATERAL (
     SELECT * FROM {stream}_history
-    WHERE quarter = of_quarter AND device_id = id AND measured_at = at
+    WHERE minute = of_minute AND device_id = id AND measured_at = at
         AND measured_at BETWEEN %(first_at)s AND %(last_at)s
     OFFSET 0
 ) AS h
 
 -- name: copy_history
-COPY {stream}_history (device_id, quarter, measured_at, energy_ukwh, {fields})
+COPY {stream}_history (device_id, minute, measured_at, energy_ukwh, {fields})
 FROM STDIN (FORMAT BINARY)
 
 -- name: insert_history
-INSERT INTO {stream}_history (device_id, quarter, measured_at, energy_ukwh, {fields})
-SELECT device_id, quarter, measured_at, energy_ukwh, {field_nulls}
+INSERT INTO {stream}_history (device_id, minute, measured_at, energy_ukwh, {fields})
+SELECT device_id, minute, measured_at, energy_ukwh, {field_nulls}
 FROM (
     SELECT unnest(%(device_id)s::int4[]) AS device_id,
-        unnest(%(quarter)s::int4[]) AS quarter,
+        unnest(%(minute)s::int4[]) AS minute,
         unnest(%(measured_at)s::timestamptz[]) AS measured_at,
         unnest(%(energy_ukwh)s::int8[]) AS energy_ukwh, {field_rows}
 ) AS u

@@ -20,7 +20,7 @@ FROM (
     FROM unnest(%(device_id)s::int4[], %(bucket_at)s::timestamptz[]) AS u(id, bucket_at),
     LATERAL (
         SELECT * FROM {stream}_history
-        WHERE quarter = {quarter_of_bucket} AND device_id = id
+        WHERE minute = ANY({minutes_of_bucket}) AND device_id = id
             AND measured_at >= bucket_at AND measured_at < bucket_at + interval '15 minutes'
             AND measured_at BETWEEN %(first_at)s AND %(last_at)s
         OFFSET 0
@@ -45,7 +45,7 @@ FROM (
     ) AS q,
     LATERAL (
         SELECT * FROM {stream}_history
-        WHERE quarter = {quarter_of_bucket} AND device_id = id
+        WHERE minute = ANY({minutes_of_bucket}) AND device_id = id
             AND measured_at >= bucket_at AND measured_at < bucket_at + interval '15 minutes'
             AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
         OFFSET 0
@@ -70,7 +70,7 @@ LATERAL (
     ) AS q,
     LATERAL (
         SELECT device_id, measured_at, energy_ukwh FROM {stream}_history
-        WHERE quarter = {quarter_of_bucket} AND device_id = id
+        WHERE minute = ANY({minutes_of_bucket}) AND device_id = id
             AND measured_at >= bucket_at AND measured_at < bucket_at + interval '15 minutes'
             AND measured_at < %(start_at)s
         ORDER BY measured_at DESC

@@ -37,7 +37,7 @@ FROM (
     SELECT array_agg(measured_at), array_agg(energy_ukwh)
     FROM (
         SELECT measured_at, energy_ukwh FROM {stream}_history
-        WHERE quarter = %(quarter)s AND device_id = %(device_id)s
+        WHERE minute = ANY(%(minutes)s::int4[]) AND device_id = %(device_id)s
             AND measured_at >= %(bucket_at)s AND measured_at < %(start_at)s
         ORDER BY measured_at DESC
         LIMIT 2
@@ -58,7 +58,7 @@ FROM (
         ) AS held,
         LATERAL (
             SELECT * FROM {stream}_history
-            WHERE quarter = {quarter_of_bucket} AND device_id = %(device_id)s
+            WHERE minute = ANY({minutes_of_bucket}) AND device_id = %(device_id)s
                 AND measured_at >= bucket_at AND measured_at < bucket_at + interval '15 minutes'
                 AND measured_at >= %(start_at)s AND measured_at < %(end_at)s
             OFFSET 0
