@@ -340,6 +340,50 @@ def test_small_and_large_flushes_store_alike(run: Callable[[Test], None], size: 
     run(test)
 
 
+def mixed_rows(devices: int) -> tuple[list[tuple[str, int, int, float]], dict[str, list[Verdict]]]:
+    """Return newer readings of all devices, and of one in ten others; with what becomes of each.
+
+    Every device holds a reading at NOW and one two minutes before it.
+    """
+    rows = [(f"D{i}", NOW + at, 5, 230.0) for i in range(devices) for at in (MINUTE, 2 * MINUTE)]
+    expected = {f"D{i}": [Verdict.STORED, Verdict.STORED] for i in range(devices)}
+    others = (
+        (NOW - MINUTE, 5, Verdict.STORED),
+        (NOW, 5, Verdict.DUPLICATE),
+        (NOW, 6, Verdict.CONFLICT),
+        (NOW + MINUTE, 5, Verdict.DUPLICATE),
+    )
+    for i, (at, energy, verdict) in enumerate(others * (devices // 40)):
+        rows.append((f"D{10 * i}", at, energy, 230.0))
+        expected[f"D{10 * i}"].append(verdict)
+    return rows, expected
+
+
+@pytest.mark.parametrize("devices", [80, 1200])
+def test_old_and_new_readings_in_one_flush_each_get_their_verdict(
+    run: Callable[[Test], None], devices: int
+) -> None:
+    async def test(store: Store) -> None:
+        before = [(f"D{i}", NOW + at, 5, 230.0) for i in range(devices) for at in (-2 * MINUTE, 0)]
+        await store.write(meters(*before), NOW)
+        rows, expected = mixed_rows(devices)
+        written = await store.write(meters(*rows), NOW)
+        verdicts = [Verdict(verdict) for verdict in written.verdicts.tolist()]
+        found: dict[str, list[Verdict]] = {}
+        for (name, *_), verdict in zip(rows, verdicts, strict=True):
+            found.setdefault(name, []).append(verdict)
+        assert found == expected
+        conflicts = [row for row, verdict in enumerate(verdicts) if verdict == Verdict.CONFLICT]
+        assert sorted(written.standing) == conflicts
+        assert all(values == Values(5, (230.0,)) for values in written.standing.values())
+        for name in ("D0", "D10", "D20", "D30", "D1"):
+            stored = 2 + expected[name].count(Verdict.STORED)
+            assert await energy(store, Stream.METER, name) == (5 * stored, 0, stored)
+            assert (await latest(store, Stream.METER, name))[0] == NOW + 2 * MINUTE
+
+    run(test)
+
+
 def test_a_database_from_before_the_day_sums_is_brought_up_to_them(embedded: Server) -> None:
     """The schema is taken back by hand to what the first migration made, with data in it."""
     conninfo = embedded.make_database()
