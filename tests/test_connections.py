@@ -20,7 +20,7 @@ from wattstream.connection import (
     ConnectionGuard,
     ConnectionLimits,
 )
-from wattstream.writes import JoinedWrites
+from wattstream.writes import JoinedWrites, Outbox
 
 HEAD = b"POST /v1/ingest HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 LIVE = b"GET /v1/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -227,28 +227,67 @@ class _Written(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[bytes] = []
+        self.has_ended = False
+
+    def is_closing(self) -> bool:
+        return self.has_ended
+
+    def abort(self) -> None:
+        self.has_ended = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.writes.append(bytes(data))
 
     def close(self) -> None:
         self.writes.append(b"closed")
+        self.has_ended = True
+
+
+HEAD_OF_2 = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 
 
 def test_an_answer_is_one_write_wherever_its_body_is_short() -> None:
-    head = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
     chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
     long = bytes(100_000)
-    written = _Written()
-    joined = JoinedWrites(written)
-    for data in (head, b"{}", head, b"", chunked, b"2\r\n{}\r\n", head, long):
-        joined.write(data)
-    assert written.writes == [head + b"{}", head, chunked, b"2\r\n{}\r\n", head, long]
-    written.writes.clear()
-    joined.write(head)
-    assert written.writes == []
-    joined.flush()
-    joined.flush()
-    joined.write(head)
-    joined.close()
-    assert written.writes == [head, head, b"closed"]
+
+    async def main() -> None:
+        written = _Written()
+        joined = JoinedWrites(written, Outbox())
+        for data in (HEAD_OF_2, b"{}", chunked, b"2\r\n{}\r\n", HEAD_OF_2, long):
+            joined.write(data)
+        assert written.writes == [
+            HEAD_OF_2 + b"{}", chunked, b"2\r\n{}\r\n", HEAD_OF_2, long
+        ]  # fmt: skip
+        written.writes.clear()
+        joined.write(HEAD_OF_2)
+        joined.flush()
+        joined.flush()
+        joined.write(HEAD_OF_2)
+        assert written.writes == []
+        joined.close()
+        assert written.writes == [2 * HEAD_OF_2, b"closed"]
+
+    asyncio.run(main())
+
+
+def test_answers_of_one_turn_are_sent_together_after_it() -> None:
+    async def main() -> None:
+        outbox = Outbox()
+        written = [_Written() for _ in range(3)]
+        joined = [JoinedWrites(one, outbox) for one in written]
+        for _ in range(2):
+            for one in joined:
+                one.write(HEAD_OF_2)
+                one.write(b"{}")
+        assert not any(one.writes for one in written)
+        joined[0].close()
+        joined[2].abort()
+        await asyncio.sleep(0)
+        answers = 2 * (HEAD_OF_2 + b"{}")
+        assert [one.writes for one in written] == [[answers, b"closed"], [answers], []]
+        joined[1].write(HEAD_OF_2)
+        joined[1].write(b"{}")
+        await asyncio.sleep(0)
+        assert written[1].writes == [answers, HEAD_OF_2 + b"{}"]
+
+    asyncio.run(main())

@@ -16,7 +16,7 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from wattstream.replies import error_body
-from wattstream.writes import JoinedWrites
+from wattstream.writes import JoinedWrites, Outbox
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request's line and headers; of trailers or chunk extensions between two bytes of a body."""
@@ -103,11 +103,13 @@ class ConnectionGuard:
         limits: What clients may cost.
         patience_s: How long a connection may wait, by what for.
         refused: Connections ended for their clients' doing, by code, since the last report.
+        outbox: Their answers of one turn of the event loop.
     """
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self.refused: Counter[str] = Counter()
+        self.outbox = Outbox()
         self.too_many = _Refusal(
             "503 Service Unavailable",
             "too_many_connections",
@@ -191,7 +193,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, or answer that there is no room."""
-        super().connection_made(JoinedWrites(transport))
+        super().connection_made(JoinedWrites(transport, self._guard.outbox))
         if len(self.connections) > self._guard.limits.connections:
             self.refuse(self._guard.too_many)
 
