@@ -16,8 +16,10 @@ from pathlib import Path
 _FOLDER = Path("build/fuzz")
 _INPUT_LIMIT_S = 5
 _ALLOCATION_LIMIT_MB = 256
-# The fuzzer itself grows by about a kilobyte an input where exceptions are many.
 _MEMORY_LIMIT_MB = 4096
+# The fuzzer itself grows with every exception, by kilobytes an input: a new process goes on where
+# the one before ended.
+_PROCESS_S = 100
 
 
 def main() -> int:
@@ -51,24 +53,36 @@ def _run(name: str, seconds: int, seed: int) -> bool:
     _FOLDER.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     log = _FOLDER / f"{name}.log"
-    with log.open("wb") as output:
-        code = subprocess.run(
-            [sys.executable, "-m", "fuzz.one", name, str(_FOLDER), *_flags(name, seconds, seed)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
-    text = log.read_text(errors="replace")
-    tried = re.search(r"stat::number_of_executed_units:\s*(\d+)", text)
-    peak = re.search(r"stat::peak_rss_mb:\s*(\d+)", text)
+    tried = peak_mb = code = 0
+    for start in range(0, seconds, _PROCESS_S):
+        some_s = min(_PROCESS_S, seconds - start)
+        with log.open("wb") as output:
+            code = subprocess.run(
+                [sys.executable, "-m", "fuzz.one", name, str(_FOLDER), *_flags(name, some_s, seed)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+            ).returncode
+        text = log.read_text(errors="replace")
+        tried += _stat(text, "number_of_executed_units")
+        peak_mb = max(peak_mb, _stat(text, "peak_rss_mb"))
+        if code != 0:
+            break
+        seed += 1
     print(
-        f"{name:12} {time.monotonic() - began:6.1f} s  {int(tried[1]) if tried else 0:12,} inputs  "
-        f"{peak[1] if peak else '?':>4} MB  {'ok' if code == 0 else f'FOUND, see {log}'}",
+        f"{name:12} {time.monotonic() - began:6.1f} s  {tried:12,} inputs  {peak_mb:4} MB  "
+        f"{'ok' if code == 0 else f'FOUND, see {log}'}",
         flush=True,
     )
     if code != 0:
         print("\n".join(text.splitlines()[-40:]))
     return code == 0
+
+
+def _stat(text: str, name: str) -> int:
+    """Return one of the figures that the fuzzer prints at its end; 0 where it did not."""
+    found = re.search(rf"stat::{name}:\s*(\d+)", text)
+    return int(found[1]) if found else 0
 
 
 def _flags(name: str, seconds: int, seed: int) -> list[str]:
