@@ -403,7 +403,7 @@ async def ended(streams: list[asyncio.Task[None]]) -> None:
 
 
 def test_a_slow_client_holds_nothing_and_one_that_leaves_ends_its_stream(api: Api) -> None:
-    clients = [Client() for _ in range(20)]  # more than the pool has connections
+    clients = [Client() for _ in range(40)]  # more than the pool has connections
     streams = started(api, clients)
     assert history(api, "meter/LONG").status_code == 200
     for client in clients:

@@ -44,7 +44,10 @@ def time_param(at_us: int) -> str:
 
 
 def minutes_param(bucket_us: int | None) -> "PgArray":
-    """Return the minutes of a bucket, counted from 1970, which begin the keys of its readings."""
+    """Return the minutes of a bucket, counted from 1970, int32[15]; none where there is no bucket.
+
+    With them begin the keys of its readings.
+    """
     minutes = 0 if bucket_us is None else BUCKET_US // MINUTE_US
     first = (bucket_us or 0) // MINUTE_US
     return PgArray(np.arange(first, first + minutes, dtype=np.int32))
