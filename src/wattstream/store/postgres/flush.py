@@ -231,10 +231,14 @@ class FlushWriter:
     def _history(self, batch: "_Batch") -> Step:
         """Return the step that inserts what is stored of a batch, at least one row."""
         rows = np.flatnonzero(batch.is_stored)
+        minute = _minute(batch.at_us[rows])
+        # In the order of the index, so that each reading goes next to the one before it.
+        order = np.argsort(minute, kind="stable")
+        rows, minute = rows[order], minute[order]
         key, at_us = batch.key[rows].astype(np.int32), batch.at_us[rows]
         energy, fields = batch.ukwh[rows], batch.values[rows]
         if len(rows) >= _COPY_FROM_ROWS:
-            columns = [key, _minute(at_us), arrays.to_pg_time(at_us), energy, *fields.T]
+            columns = [key, minute, arrays.to_pg_time(at_us), energy, *fields.T]
             return Copy(self._sql["copy_history"], arrays.copy_rows(columns))
         named = {
             field.column: arrays.PgArray(fields[:, i]) for i, field in enumerate(self._kind.fields)
@@ -243,7 +247,7 @@ class FlushWriter:
             self._sql["insert_history"],
             {
                 "device_id": arrays.PgArray(key),
-                "minute": arrays.PgArray(_minute(at_us)),
+                "minute": arrays.PgArray(minute),
                 "measured_at": arrays.PgArray(at_us, times=True),
                 "energy_ukwh": arrays.PgArray(energy),
                 **named,
