@@ -54,6 +54,65 @@ def test_live_rows_in_another_order_are_the_same_rows(embedded: Server, stream: 
 
 
 @pytest.mark.parametrize("stream", Stream)
+def test_live_rows_in_blocks_are_the_same_rows_and_written_one_by_one(
+    embedded: Server, stream: Stream
+) -> None:
+    conninfo = embedded.superuser(embedded.make_database())
+    texts = {number: text.encode() for number, _, text in statements.migrations()}
+    devices = (7, 8, 9, 15, 99)  # one alone, three of a block, one far away
+    with psycopg.connect(conninfo, autocommit=True, row_factory=dict_row) as connection:
+        connection.execute("CREATE SCHEMA before; SET search_path = before")
+        for number in range(1, 12):
+            connection.execute(texts[number])
+        view = f"{stream}_live"
+        columns = [c.name for c in connection.execute(f"SELECT * FROM {view}").description or []]
+
+        def values(device: int) -> list[str]:
+            """Another value for each column, and for each device."""
+            return [
+                str(device)
+                if name == "device_id"
+                else f"'2026-01-01Z'::timestamptz + {100 * device + n} * interval '1 min'"
+                if name.endswith("_at")
+                else str(10 * n + device % 10)
+                for n, name in enumerate(columns)
+            ]
+
+        for device in devices:
+            connection.execute(
+                f"INSERT INTO {view} ({', '.join(columns)}) VALUES ({', '.join(values(device))})"
+            )
+        connection.execute(f"INSERT INTO {view} (device_id) VALUES (100)")
+        rows = f"SELECT to_jsonb(l) - 'version' AS row FROM {view} AS l ORDER BY device_id"
+        before = [one["row"] for one in connection.execute(rows).fetchall()]
+        assert len(set(map(str, before[0].values()))) == len(columns) - 1
+        connection.execute(texts[12])
+        assert [one["row"] for one in connection.execute(rows).fetchall()] == before
+
+        versions = f"SELECT device_id, version FROM {view} ORDER BY device_id"
+        old = {one["device_id"]: one["version"] for one in connection.execute(versions)}
+        pairs = list(zip(columns, values(55), strict=True))
+        changes = ", ".join(
+            f"{name} = {value}" for name, value in pairs if name not in ("device_id", "version")
+        )
+        connection.execute(f"UPDATE {view} SET {changes} WHERE device_id = 9")
+        after = [one["row"] for one in connection.execute(rows).fetchall()]
+        assert [row for row in after if row["device_id"] != 9] == [
+            row for row in before if row["device_id"] != 9
+        ]
+        changed = next(row for row in after if row["device_id"] == 9)
+        unchanged = {name for name in changed if changed[name] == before[2][name]}
+        assert unchanged == {"device_id"}
+        new = {one["device_id"]: one["version"] for one in connection.execute(versions)}
+        assert {device for device in new if new[device] != old[device]} == {8, 9, 15}
+
+        key = "SELECT nextval(pg_get_serial_sequence('devices', 'device_id'))"
+        first = connection.execute(key).fetchone()
+        assert first is not None
+        assert first["nextval"] % 8 == 0
+
+
+@pytest.mark.parametrize("stream", Stream)
 def test_history_with_another_key_holds_the_same_readings(embedded: Server, stream: Stream) -> None:
     conninfo = embedded.superuser(embedded.make_database())
     texts = {number: text.encode() for number, _, text in statements.migrations()}

@@ -135,7 +135,8 @@ CASES: list[tuple[str, str, dict[str, object]]] = [
     ("registry", "labelled", {}),
     ("registry", "device", {"external_id": "D1"}),
     ("registry", "devices", {"after": "", "limit": 10}),
-    ("flush", "lock", {"device_id": keys(1, 2, 3)}),
+    ("flush", "lock", {"block": keys(8, 9, 10)}),
+    ("flush", "live", {"device_id": keys(1, 2, 3)}),
     (
         "flush",
         "existing",

@@ -404,9 +404,18 @@ def test_a_database_from_before_the_day_sums_is_brought_up_to_them(embedded: Ser
             drops = ", ".join(
                 f"DROP COLUMN {name}" for name in (*(f"day_{n}" for n in added), "version")
             )
-            connection.execute(f"ALTER TABLE {stream}_live {drops}".encode())
-        connection.execute("DELETE FROM wattstream_migrations WHERE number = 2")
-    assert migrate(conninfo) == ["0002_live_versions"]
+            for statement in (
+                f"CREATE TABLE before AS SELECT * FROM {stream}_live",
+                f"DROP VIEW {stream}_live",
+                f"DROP FUNCTION write_{stream}_live",
+                f"DROP TABLE {stream}_hot, {stream}_warm",
+                f"ALTER TABLE before RENAME TO {stream}_live",
+                f"ALTER TABLE {stream}_live ADD PRIMARY KEY (device_id)",
+                f"ALTER TABLE {stream}_live {drops}",
+            ):
+                connection.execute(statement.encode())
+        connection.execute("DELETE FROM wattstream_migrations WHERE number IN (2, 12)")
+    assert migrate(conninfo) == ["0002_live_versions", "0012_live_hot"]
 
     async def check() -> None:
         async for store in opened(conninfo):

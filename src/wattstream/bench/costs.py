@@ -21,7 +21,8 @@ from wattstream.store.postgres.steps import Copy, send
 _PART = "costs"
 _LIMITS = Limits(-(2**62), 2**62)
 _STEPS = {
-    "_live AS l": "live rows",
+    "_hot AS h": "live rows",
+    "_warm AS l": "live rows of closed quarter-hours",
     "_rollup": "closed quarter-hours",
     "history_days": "day counts",
 }

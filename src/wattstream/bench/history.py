@@ -32,9 +32,9 @@ from wattstream.domain.units import (
     to_micro,
 )
 from wattstream.store.postgres import arrays, statements
+from wattstream.store.postgres.blocks import new_version
 from wattstream.store.postgres.connections import APPLICATION_NAME, session_sql
 from wattstream.store.postgres.flush import FlushWriter
-from wattstream.store.postgres.live import new_version
 
 _BUCKET_MIN = BUCKET_US // MINUTE_US
 _DAY_MIN = DAY_US // MINUTE_US
@@ -209,7 +209,8 @@ class _Filler:
 
     def settle(self) -> None:
         """Do now what the server would do in the background while answers are measured."""
-        tables = ", ".join(f"{self._stream}_{name}" for name in ("history", "rollup", "live"))
+        names = ("history", "rollup", "hot", "warm")
+        tables = ", ".join(f"{self._stream}_{name}" for name in names)
         self._connection.execute(f"VACUUM (ANALYZE) {tables}".encode())
 
     def _flush(self, start: int, stop: int) -> None:

@@ -74,7 +74,6 @@ def rollup_dtype(stream: Stream) -> np.dtype[np.void]:
 def state_columns(stream: Stream) -> list[tuple[str, type]]:
     """Return the columns of a live row that a flush may change."""
     return [
-        ("version", np.int64),
         ("last_at", np.int64),
         ("last_ukwh", np.int64),
         *((field.column, np.float64) for field in KINDS[stream].fields),
@@ -96,14 +95,18 @@ def day_columns(stream: Stream) -> list[tuple[str, type]]:
     return [(f"day_{name}", types[name]) for name in sum_columns(stream)]
 
 
-@cache
-def steady_columns(stream: Stream) -> list[str]:
-    """Return the columns that differ between devices after a reading in their open bucket.
+HOT_TIMES = ("last_at", "received_at", "prev_at")
+"""Times of a live row that each reading changes."""
 
-    Where rules do not look back, what is not among them stays as it was.
-    """
-    kept = {"version", "received_at", "bucket_at", "prev_at", "prev_ukwh", "suspect_ukwh", *CARRY}
-    return [name for name, _ in state_columns(stream) if name not in kept]
+
+@cache
+def hot_numbers(stream: Stream) -> list[str]:
+    """Return the integers of a live row that a reading in the open bucket changes."""
+    return ["last_ukwh", "delta_ukwh", "prev_ukwh", *sum_columns(stream)]
+
+
+WARM = ("bucket_at", *CARRY)
+"""What else a flush changes of a live row: where a bucket opens, or late readings come."""
 
 
 @cache

@@ -30,8 +30,9 @@ _FOREVER_US = 2**63 - 1
 _YEAR_1_US, _YEAR_10000_US = -62_135_596_800_000_000, 253_402_300_800_000_000
 _TIMESTAMPTZ = 1184
 _ELEMENT_OIDS = {"i2": 21, "i4": 23, "i8": 20, "f8": 701}
-# Dimensions, whether any is null, element type; then length and lower bound of the dimension.
-_HEADER = struct.Struct(">iiIii")
+# Dimensions, whether any is null, element type; then length and lower bound of each dimension.
+_HEADER = struct.Struct(">iiI")
+_DIMENSION = struct.Struct(">ii")
 _COPY_BEGINS, _COPY_ENDS = b"PGCOPY\n\xff\r\n\x00" + bytes(8), b"\xff\xff"
 _ARRAY_OIDS = {1005: "i2", 1007: "i4", 1016: "i8", 1022: "f8", 1185: "time"}
 
@@ -71,21 +72,24 @@ def from_pg_time(pg_us: Int64) -> Int64:
 
 
 class PgArray:
-    """A column ready to be sent; the statement casts it to its type."""
+    """A column, or several of one type as a table, ready to be sent; statements cast it."""
 
     def __init__(self, column: NDArray[Any], *, times: bool = False) -> None:
-        """Pack a column of int16, int32, int64 or float64; `times`: microseconds of ours."""
+        """Pack int16, int32, int64 or float64, [n] or [n, k]; `times`: microseconds of ours."""
         if times:
             column = to_pg_time(column)
         code = column.dtype.str[1:]
         oid = _TIMESTAMPTZ if times else _ELEMENT_OIDS[code]
         if len(column) == 0:
-            self.data = bytearray(struct.pack(">iiI", 0, 0, oid))
+            self.data = bytearray(_HEADER.pack(0, 0, oid))
             return
         layout = np.dtype([("length", ">i4"), ("value", f">{code}")])
-        self.data = bytearray(_HEADER.size + len(column) * layout.itemsize)
-        _HEADER.pack_into(self.data, 0, 1, 0, oid, len(column), 1)
-        items = np.frombuffer(self.data, layout, offset=_HEADER.size)
+        begin = _HEADER.size + column.ndim * _DIMENSION.size
+        self.data = bytearray(begin + column.size * layout.itemsize)
+        _HEADER.pack_into(self.data, 0, column.ndim, 0, oid)
+        for axis, length in enumerate(column.shape):
+            _DIMENSION.pack_into(self.data, _HEADER.size + axis * _DIMENSION.size, length, 1)
+        items = np.frombuffer(self.data, layout, offset=begin).reshape(column.shape)
         items["length"] = column.dtype.itemsize
         items["value"] = column
 

@@ -12,21 +12,24 @@ import numpy as np
 import psycopg
 
 from wattstream.domain.readings import KINDS, Kind, Readings, Stream
-from wattstream.domain.rollup import Runs, advance
+from wattstream.domain.rollup import Runs, advance, empty_live
 from wattstream.domain.rows import assign, copied
 from wattstream.domain.units import DAY_US, MINUTE_US, Bool, Float64, Int32, Int64, Rows
 from wattstream.store.port import Progress, Values, Verdict, Written
 from wattstream.store.postgres import arrays, statements
+from wattstream.store.postgres.blocks import (
+    DEVICES,
+    Blocks,
+    block_updates,
+    blocks_of,
+    lock_blocks,
+    read_blocks,
+)
 from wattstream.store.postgres.keys import DeviceKeys
 from wattstream.store.postgres.late import write_late
 from wattstream.store.postgres.live import LiveCache
 from wattstream.store.postgres.partitions import Partitions
-from wattstream.store.postgres.recompute import (
-    live_update,
-    lock,
-    locked_updates,
-    names_of,
-)
+from wattstream.store.postgres.recompute import names_of
 from wattstream.store.postgres.steps import (
     ChangedRowError,
     Connection,
@@ -92,20 +95,24 @@ class FlushWriter:
         if key is None:
             return flush
         flush.batch = batch = _Batch(self._kind, readings, key)
-        live = self._live.get(batch.devices) if self._trust.is_due() else None
-        if live is None or not (batch.is_new(live) & batch.is_first).all():
+        blocks = self._live.get(batch.blocks) if self._trust.is_due() else None
+        if blocks is None:
+            return flush
+        live = blocks.rows.take(batch.place)
+        if not (batch.is_new(live) & batch.is_first).all():
             return flush
         before = copied(live)
         closed, falls = advance(live, batch.all_runs(live), received_at_us)
-        # The update comes first: it is the lock.
+        assign(blocks.rows, batch.place, live)
+        # The update of blocks comes first: it is the lock.
         flush.steps = [
-            live_update(self._kind.stream, before, live),
+            *block_updates(self._kind.stream, blocks, before, live),
             self._history(batch),
             self._day_counts(batch.at_us),
             *_put(self._sql["put_buckets"], closed),
             *_put(self._put_falls, falls),
         ]
-        self._live.put(live)
+        self._live.put(blocks)
         return flush
 
     def write(
@@ -146,19 +153,20 @@ class FlushWriter:
                 return batch.outcome()
         with connection.transaction():
             connection.execute(self._sql["plan_anew"])
-            live = self._lock(connection, batch.devices)
-            outcome = self._write_locked(connection, batch, live, flush.received_at_us)
-        self._live.put(live)
+            blocks = self._lock(connection, batch)
+            outcome = self._write_locked(connection, batch, blocks, flush.received_at_us)
+        self._live.put(blocks)
         return outcome
 
     def _write_locked(
         self,
         connection: Connection,
         batch: "_Batch",
-        live: Rows,
+        blocks: Blocks,
         received_at_us: int,
     ) -> Written:
-        """Write a batch of any readings, live rows locked; those are updated in place."""
+        """Write a batch of any readings, its blocks locked; they are updated in place."""
+        live = blocks.rows.take(batch.place)
         before = copied(live)
         is_new = batch.is_new(live)
         batch.late = len(is_new) - int(np.count_nonzero(is_new))
@@ -179,34 +187,39 @@ class FlushWriter:
         if len(late) or len(new):
             is_touched = np.zeros(len(live), np.bool_)
             is_touched[batch.seg[batch.is_stored]] = True
-            changed = live.compress(is_touched)
-            updates = locked_updates(
-                self._kind.stream, before.compress(is_touched), changed, received_at_us
+            assign(blocks.rows, batch.place, live)
+            is_block_touched = np.zeros(len(blocks.number), np.bool_)
+            is_block_touched[batch.place[is_touched] // DEVICES] = True
+            changed = blocks.chosen(is_block_touched)
+            updates = block_updates(
+                self._kind.stream, changed, before.compress(is_touched), live.compress(is_touched)
             )
             send(connection, [*updates, self._day_counts(batch.at_us[batch.is_stored])])
-            assign(live, is_touched, changed)
+            blocks.version[is_block_touched] = changed.version
         return batch.outcome()
 
-    def _lock(self, connection: Connection, devices: Int64) -> Rows:
-        """Lock live rows and return them, from memory where their version stands."""
-        stream = self._kind.stream
-        live = self._live.get(devices)
-        if live is None:
-            live = lock(connection, stream, devices)
-        else:
-            key = arrays.PgArray(devices.astype(np.int32))
-            found = connection.execute(
-                self._sql["lock_versions"], {"device_id": key}, binary=True
-            ).fetchone()
-            versions = found[0] if found and found[0] is not None else np.zeros(0, np.int64)
-            is_stale = versions != live["version"] if len(versions) == len(live) else None
-            if is_stale is None:
-                raise _StaleCacheError
-            if is_stale.any():
-                assign(live, is_stale, lock(connection, stream, devices[is_stale]))
-        if len(live) != len(devices):
+    def _lock(self, connection: Connection, batch: "_Batch") -> Blocks:
+        """Lock blocks and return them, from memory where their version stands."""
+        stream, number = self._kind.stream, batch.blocks
+        blocks = self._live.get(number)
+        version = lock_blocks(connection, stream, number)
+        if len(version) != len(number):
             raise _StaleCacheError
-        return live
+        if blocks is None:
+            blocks = Blocks(number, version, empty_live(stream, DEVICES * len(number)))
+            is_stale = np.ones(len(number), np.bool_)
+        else:
+            is_stale = version != blocks.version
+            blocks.version[:] = version
+        if is_stale.any():
+            rows, exists = read_blocks(connection, stream, number[is_stale])
+            of_stale = is_stale.repeat(DEVICES)
+            assign(blocks.rows, of_stale, rows)
+            is_missing = np.zeros(len(blocks.rows), np.bool_)
+            is_missing[of_stale] = ~exists
+            if is_missing[batch.place].any():
+                raise _StaleCacheError
+        return blocks
 
     def _held(self, connection: Connection, batch: "_Batch", candidate: Bool) -> "_Held":
         """Return which candidates history already holds."""
@@ -296,6 +309,8 @@ class _Batch:
 
     Attributes:
         devices: Keys of its devices, ascending, int64[m].
+        blocks: Numbers of their blocks, ascending, int64[k].
+        place: Place of each device in the rows of these blocks, int64[m].
         seg: Position of each row's device among them, int64[n].
         late: How many rows are not newer than their devices' newest.
     """
@@ -310,6 +325,7 @@ class _Batch:
         self.values = readings.values[order]
         starts = np.diff(self.key, prepend=-1) != 0
         self.devices = self.key[starts]
+        self.blocks, self.place = blocks_of(self.devices)
         self.seg = np.cumsum(starts) - 1
         same = (np.diff(self.key) == 0) & (np.diff(self.at_us) == 0)
         # The sort is stable: of one reading sent twice, the first to arrive comes first.

@@ -56,5 +56,6 @@ class DeviceKeys:
             connection.execute(self._sql["register"], {"ids": new})
             found = connection.execute(self._sql["keys"], {"ids": new}).fetchall()
             key = arrays.PgArray(np.array([row[1] for row in found], np.int32))
-            connection.execute(self._sql["make_live"], {"device_id": key})
+            for make in ("make_hot", "make_warm"):
+                connection.execute(self._sql[make], {"device_id": key})
         self._keys.update(found)

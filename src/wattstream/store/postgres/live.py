@@ -1,83 +1,94 @@
 """Live rows of one stream kept in memory, so that a flush need not read them first.
 
-A row is as this engine last read it, wrote it, or is about to write it. Its version tells
-whether the database has that one: whoever changes a live row gives it a new version, so a
-stale row is noticed by the statement that would overwrite it.
+A block is as this engine last read it, wrote it, or is about to write it. Its version tells
+whether the database has that one: whoever changes a live row gives its block a new version, so a
+stale one is noticed by the statement that would overwrite it.
 """
 
-import secrets
 import threading
 
 import numpy as np
 
 from wattstream.domain.readings import Stream
 from wattstream.domain.rollup import day_columns, live_dtype
-from wattstream.domain.rows import assign, opaque
 from wattstream.domain.units import Int64, Rows
+from wattstream.store.postgres.blocks import DEVICES, Blocks
 
 # About 100 MB a stream; the rows of further devices are read each time.
-_MAX_ROWS = 500_000
-_MAX_KEY = 8_000_000
-_NO_ROW = -1
-
-
-def new_version() -> int:
-    """Return a version that no live row has had, as far as 63 random bits can tell."""
-    return secrets.randbits(63) | 1
+_MAX_BLOCKS = 500_000 // DEVICES
+_MAX_NUMBER = 8_000_000 // DEVICES
+_NO_PLACE = -1
 
 
 class LiveCache:
-    """Live rows by device key, for several threads."""
+    """Blocks of live rows by number, for several threads."""
 
     def __init__(self, stream: Stream) -> None:
         self._day = day_columns(stream)
-        self._rows: Rows = np.zeros(1024, live_dtype(stream))
+        self._dtype = live_dtype(stream)
+        self._rows = self._empty(128)
+        self._version = np.zeros(128, np.int64)
         self._used = 0
-        # Keys of both streams come from one sequence: a place for each key, rows for our own.
-        self._place = np.full(1024, _NO_ROW, np.int32)
+        # Keys of both streams come from one sequence: a place for each number, rows for our own.
+        self._place = np.full(1024, _NO_PLACE, np.int32)
         # A row read while it is written would be a mixture that its version does not tell.
         self._lock = threading.Lock()
 
-    def get(self, devices: Int64) -> Rows | None:
-        """Return copies of the rows of devices, keys ascending, or None where one is unknown."""
-        with self._lock:
-            if int(devices[-1]) >= len(self._place):
-                return None
-            place = self._place.take(devices)
-            if int(place.min()) == _NO_ROW:
-                return None
-            rows: Rows = self._rows.take(place)
-            return rows
+    def _empty(self, blocks: int) -> Rows:
+        """Return room for blocks, moved as one piece each."""
+        return np.zeros(blocks, np.dtype((np.void, DEVICES * self._dtype.itemsize)))
 
-    def put(self, rows: Rows) -> None:
-        """Remember rows that are committed or will be, or locked and just read; keys ascending."""
-        rows = rows.compress(rows["device_id"] < _MAX_KEY)
-        if len(rows) == 0:
-            return
+    def get(self, number: Int64) -> Blocks | None:
+        """Return copies of blocks, numbers ascending, or None where one is unknown."""
+        with self._lock:
+            if int(number[-1]) >= len(self._place):
+                return None
+            place = self._place.take(number)
+            if int(place.min()) == _NO_PLACE:
+                return None
+            rows = self._rows.take(place).view(self._dtype)
+            return Blocks(number, self._version.take(place), rows)
+
+    def put(self, blocks: Blocks) -> None:
+        """Remember blocks that are committed or will be, or locked and just read; they are lent.
+
+        What their rows add to the day is dropped.
+        """
+        if int(blocks.number[-1]) >= _MAX_NUMBER:
+            blocks = blocks.chosen(blocks.number < _MAX_NUMBER)
+            if len(blocks.number) == 0:
+                return
         for name, _ in self._day:
-            rows[name] = 0
+            blocks.rows[name] = 0
         with self._lock:
-            self._make_room(rows["device_id"])
-            place = self._place[rows["device_id"]]
-            has_row = place != _NO_ROW
-            assign(self._rows, place[has_row], rows.compress(has_row))
+            self._make_room(blocks.number)
+            place = self._place[blocks.number]
+            if int(place.min()) == _NO_PLACE:
+                blocks = blocks.chosen(place != _NO_PLACE)
+                place = place[place != _NO_PLACE]
+            self._rows[place] = blocks.rows.view(self._rows.dtype)
+            self._version[place] = blocks.version
 
-    def _make_room(self, keys: Int64) -> None:
-        """Give a place to keys that have none, as long as there is room."""
-        if (last := int(keys[-1])) >= len(self._place):
-            grown = np.full(min(2 * last, _MAX_KEY), _NO_ROW, np.int32)
+    def _make_room(self, number: Int64) -> None:
+        """Give a place to blocks that have none, as long as there is room."""
+        if (last := int(number[-1])) >= len(self._place):
+            grown = np.full(min(2 * last, _MAX_NUMBER), _NO_PLACE, np.int32)
             grown[: len(self._place)] = self._place
             self._place = grown
-        new = keys[self._place[keys] == _NO_ROW][: _MAX_ROWS - self._used]
+        new = number[self._place[number] == _NO_PLACE][: _MAX_BLOCKS - self._used]
         if self._used + len(new) > len(self._rows):
-            rows = np.zeros(min(2 * (self._used + len(new)), _MAX_ROWS), self._rows.dtype)
-            opaque(rows)[: len(self._rows)] = opaque(self._rows)
-            self._rows = rows
+            room = min(2 * (self._used + len(new)), _MAX_BLOCKS)
+            rows, version = self._empty(room), np.zeros(room, np.int64)
+            rows[: self._used], version[: self._used] = (
+                self._rows[: self._used],
+                self._version[: self._used],
+            )
+            self._rows, self._version = rows, version
         self._place[new] = np.arange(self._used, self._used + len(new))
         self._used += len(new)
 
     def forget(self) -> None:
         """Drop everything."""
         with self._lock:
-            self._place[:] = _NO_ROW
+            self._place[:] = _NO_PLACE
             self._used = 0

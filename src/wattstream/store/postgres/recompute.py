@@ -7,29 +7,24 @@ import numpy as np
 from wattstream.domain.falls import FALL_DTYPE
 from wattstream.domain.holdings import Repair
 from wattstream.domain.readings import KINDS, Stream
-from wattstream.domain.register import RULE_COLUMNS, needs_predecessors
 from wattstream.domain.rollup import (
     CARRY,
     Runs,
     Summary,
     bucket_columns,
-    day_columns,
-    day_start,
     empty_live,
     fallen,
-    live_dtype,
     open_buckets,
     rollup_dtype,
     set_newest,
     state_columns,
-    steady_columns,
     summarize,
 )
-from wattstream.domain.rows import assign, copied, opaque
+from wattstream.domain.rows import copied, opaque
 from wattstream.domain.units import NEVER_US, Bool, Int64, Rows
 from wattstream.store.postgres import arrays, statements
-from wattstream.store.postgres.live import new_version
-from wattstream.store.postgres.steps import Connection, Statement, send
+from wattstream.store.postgres.blocks import new_version
+from wattstream.store.postgres.steps import Connection
 
 
 def names_of(rows: Rows) -> tuple[str, ...]:
@@ -40,77 +35,6 @@ def names_of(rows: Rows) -> tuple[str, ...]:
 def empty_rollup(stream: Stream, n: int) -> Rows:
     """Return n rollup rows that hold nothing and follow nothing."""
     return open_buckets(empty_live(stream, n), stream)
-
-
-def lock(connection: Connection, stream: Stream, devices: Int64) -> Rows:
-    """Lock the live rows of devices and return them, sorted by device."""
-    record = connection.execute(
-        statements.load("flush", stream)["lock"],
-        {"device_id": arrays.PgArray(devices.astype(np.int32))},
-        binary=True,
-    ).fetchone()
-    names = ["device_id", *(name for name, _ in (*RULE_COLUMNS, *state_columns(stream)))]
-    return arrays.to_rows(record or (), names, live_dtype(stream))
-
-
-def locked_updates(
-    stream: Stream, before: Rows, live: Rows, received_at_us: int
-) -> list[Statement]:
-    """Return the statements that write live rows that are locked; as `live_update`, in place.
-
-    Where only some open buckets changed, the others take the shorter statement.
-    """
-    goes_on = _goes_on(stream, before, live, received_at_us)
-    updates = []
-    for part in (goes_on, ~goes_on):
-        if part.any():
-            rows = live.compress(part)
-            updates.append(live_update(stream, before.compress(part), rows))
-            assign(live, part, rows)
-    return updates
-
-
-def _goes_on(stream: Stream, before: Rows, live: Rows, received_at_us: int) -> Bool:
-    """Return where only the columns of `update_steady` differ, rules being what they were."""
-    goes_on = (before["bucket_at"] == live["bucket_at"]) & ~needs_predecessors(live)
-    goes_on &= live["received_at"] == received_at_us
-    for name, _ in day_columns(stream):
-        goes_on &= live[name] == 0
-    return np.asarray(goes_on)
-
-
-def live_update(stream: Stream, before: Rows, live: Rows, *, whole: bool = False) -> Statement:
-    """Return the statement that writes live rows, and give them a new version, in place.
-
-    It changes only rows that are as they were read, and finds them in the order given, so that
-    writers lock them in one order.
-
-    Args:
-        stream: The stream of the devices.
-        before: The rows as they were read, sorted by device.
-        live: The same devices' rows as they shall be; their day columns hold what is added.
-        whole: Whether any column may differ, as after a change of rules.
-    """
-    sql = statements.load("flush", stream)
-    version = new_version()
-    live["version"] = version
-    received_at = int(live["received_at"][0])
-    params: dict[str, Any] = {
-        "version": version,
-        "read_version": arrays.column(before, "version"),
-    }
-    if not whole and _goes_on(stream, before, live, received_at).all():
-        params |= arrays.params(live, ["device_id", *steady_columns(stream)])
-        params["received_at"] = arrays.time_param(received_at)
-        return Statement(sql["update_steady"], params, rows=len(live))
-    names = [
-        name for name, _ in (*state_columns(stream), *day_columns(stream)) if name != "version"
-    ]
-    params |= arrays.params(live, ["device_id", *names])
-    left_to = np.minimum(day_start(live), before["bucket_at"])
-    params["left_from_at"] = arrays.PgArray(day_start(before), times=True)
-    params["left_to_at"] = arrays.PgArray(left_to, times=True)
-    return Statement(sql["update_live"], params, rows=len(live))
 
 
 def rebuild(
@@ -152,8 +76,9 @@ def rebuild(
     changed = differs(live, before)
     if changed.any():
         rows = live.compress(changed)
-        send(connection, [live_update(stream, before.compress(changed), rows, whole=True)])
-        assign(live, changed, rows)
+        names = ["device_id", *(name for name, _ in state_columns(stream))]
+        params = {"version": new_version(), **arrays.params(rows, names)}
+        connection.execute(statements.load("flush", stream)["update_live"], params)
     changed |= np.isin(live["device_id"], _mend_days(connection, stream, live))
     repaired += int(changed.sum())
     is_open = (live["bucket_at"] >= start_us) & (live["bucket_at"] < end_us)

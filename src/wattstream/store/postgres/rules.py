@@ -22,13 +22,12 @@ from wattstream.domain.rollup import Runs, empty_live, fallen, rollup_dtype, sum
 from wattstream.domain.units import BUCKET_US, NEVER_US, Int64, Rows
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.answers import to_device, to_rules
+from wattstream.store.postgres.blocks import lock, new_version
 from wattstream.store.postgres.connections import Connection
 from wattstream.store.postgres.keys import DeviceKeys
-from wattstream.store.postgres.live import new_version
 from wattstream.store.postgres.recompute import (
     carry_before,
     empty_rollup,
-    lock,
     rebuild,
     replace_closed,
     replace_falls,
@@ -280,9 +279,10 @@ def _columns(rules: Rules) -> dict[str, int]:
 
 def _set_rules(connection: Connection, stream: Stream, live: Rows, rules: Rules) -> None:
     """Give a locked device its rules, in the database and in `live`."""
-    columns = {**_columns(rules), "version": new_version()}
+    columns = _columns(rules)
     sql = statements.load("rules", stream)["set_rules"]
-    connection.execute(sql, {"device_id": int(live["device_id"][0]), **columns})
+    params = {"device_id": int(live["device_id"][0]), "version": new_version(), **columns}
+    connection.execute(sql, params)
     for column, value in columns.items():
         live[column] = value
 

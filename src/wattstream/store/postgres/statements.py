@@ -16,10 +16,12 @@ from wattstream.domain.register import RULE_COLUMNS
 from wattstream.domain.rollup import (
     CARRY,
     DAY_BUCKETS,
+    HOT_TIMES,
+    WARM,
     bucket_columns,
     day_columns,
+    hot_numbers,
     state_columns,
-    steady_columns,
     sum_columns,
 )
 from wattstream.store.postgres.arrays import is_time
@@ -61,8 +63,8 @@ def _placeholders(stream: Stream) -> dict[str, str]:
     state, bucket = state_columns(stream), bucket_columns(stream)
     fields = [field.column for field in kind.fields]
     rules = [name for name, _ in RULE_COLUMNS]
-    types = dict([*state[1:], *day_columns(stream)])  # without the version
-    steady = steady_columns(stream)
+    types = dict(state)
+    warm = dict([*((name, types[name]) for name in WARM), *day_columns(stream)])
     state_names, bucket_names = [name for name, _ in state], [name for name, _ in bucket]
     live_names = ["device_id", *rules, *state_names]
     added = sum_columns(stream)
@@ -80,9 +82,12 @@ def _placeholders(stream: Stream) -> dict[str, str]:
         "carry_names": ", ".join(CARRY),
         "carry_values": ", ".join(_carry(name) for name in CARRY),
         "state_rows": _rows(types),
-        "state_assignments": ", ".join(_assignment(name, fields) for name in state_names[1:]),
-        "steady_rows": _rows({name: types[name] for name in steady}),
-        "steady_assignments": ", ".join(_assignment(name, fields) for name in steady),
+        "state_assignments": ", ".join(_assignment(name, fields) for name in state_names),
+        "hot_times": str(len(HOT_TIMES)),
+        "hot_numbers": str(len(hot_numbers(stream))),
+        "hot_fields": str(len(fields)),
+        "warm_rows": _rows(warm),
+        "warm_assignments": ", ".join(_assignment(name, fields) for name in WARM),
         "bucket_names": ", ".join(bucket_names),
         "bucket_rows": _rows(dict(bucket)),
         "bucket_values": ", ".join(_bucket_value(name) for name in bucket_names),

@@ -25,6 +25,7 @@ from wattstream.store.postgres import arrays, links, statements
 from wattstream.store.postgres.access import PostgresAccess
 from wattstream.store.postgres.alerts import PostgresAlerts, PostgresAlertSnapshot
 from wattstream.store.postgres.answers import PostgresSnapshot
+from wattstream.store.postgres.blocks import lock
 from wattstream.store.postgres.connections import (
     APPLICATION_NAME,
     Connection,
@@ -40,7 +41,7 @@ from wattstream.store.postgres.gauges import (
     PoolState,
     StageWatch,
 )
-from wattstream.store.postgres.recompute import lock, rebuild
+from wattstream.store.postgres.recompute import rebuild
 from wattstream.store.postgres.rejections import keep, prune_part
 from wattstream.store.postgres.rules import AT_ONCE_READINGS, change_device, recompute_waiting
 from wattstream.store.postgres.view import PostgresView, PostgresViewSnapshot

@@ -1,22 +1,21 @@
 -- name: lock
 -- The lock comes before every other read of the flush; a later statement sees what its
 -- holder before us committed. Locked in one order, so flushes cannot deadlock.
+SELECT array_agg(block), array_agg(version)
+FROM (
+    SELECT block, version FROM {stream}_hot
+    WHERE block = ANY(%(block)s::int4[])
+    ORDER BY block
+    FOR UPDATE
+) AS locked
+
+-- name: live
 SELECT {live_aggregates}
 FROM (
     SELECT {live_names} FROM {stream}_live
     WHERE device_id = ANY(%(device_id)s::int4[])
     ORDER BY device_id
-    FOR UPDATE
-) AS locked
-
--- name: lock_versions
-SELECT array_agg(version)
-FROM (
-    SELECT version FROM {stream}_live
-    WHERE device_id = ANY(%(device_id)s::int4[])
-    ORDER BY device_id
-    FOR UPDATE
-) AS locked
+) AS live
 
 -- name: plan_anew
 -- Lookups in history are planned with their times, so that partitions are pruned.
@@ -50,27 +49,29 @@ FROM (
         unnest(%(energy_ukwh)s::int8[]) AS energy_ukwh, {field_rows}
 ) AS u
 
--- name: update_steady
--- Live rows whose open bucket goes on, and whose rules do not look back.
-UPDATE {stream}_live AS l
-SET version = %(version)s, received_at = %(received_at)s, {steady_assignments}
+-- name: update_hot
+-- What readings change, of whole blocks, the parameters being all of their devices in order.
+UPDATE {stream}_hot AS h
+SET version = %(version)s,
+    times = (%(times)s::timestamptz[])[first : first + 7][1 : {hot_times}],
+    numbers = (%(numbers)s::int8[])[first : first + 7][1 : {hot_numbers}],
+    fields = (%(fields)s::float8[])[first : first + 7][1 : {hot_fields}]
 FROM (
-    SELECT unnest(%(device_id)s::int4[]) AS device_id,
-        unnest(%(read_version)s::int8[]) AS read_version, {steady_rows}
+    SELECT unnest(%(block)s::int4[]) AS block, unnest(%(read_version)s::int8[]) AS read_version,
+        generate_series(1, 8 * %(blocks)s::int4, 8) AS first
 ) AS u
-WHERE l.device_id = u.device_id AND l.version = u.read_version
+WHERE h.block = u.block AND h.version = u.read_version
 
--- name: update_live
--- Any live rows. The day's sums lose what left the day at its start, [left_from_at, left_to_at);
--- what joined it is added.
-UPDATE {stream}_live AS l
-SET version = %(version)s, {state_assignments},
+-- name: update_warm
+-- The rest of live rows whose blocks are locked. The day's sums lose what left the day at its
+-- start, [left_from_at, left_to_at); what joined it is added.
+UPDATE {stream}_warm AS l
+SET {warm_assignments},
     {day_changes}
 FROM (
     SELECT unnest(%(device_id)s::int4[]) AS device_id,
-        unnest(%(read_version)s::int8[]) AS read_version,
         unnest(%(left_from_at)s::timestamptz[]) AS left_from_at,
-        unnest(%(left_to_at)s::timestamptz[]) AS left_to_at, {state_rows}
+        unnest(%(left_to_at)s::timestamptz[]) AS left_to_at, {warm_rows}
 ) AS u,
 LATERAL (
     SELECT {bucket_sums}
@@ -78,7 +79,14 @@ LATERAL (
     WHERE u.left_from_at < u.left_to_at AND r.device_id = u.device_id
         AND r.bucket_at >= u.left_from_at AND r.bucket_at < u.left_to_at
 ) AS x
-WHERE l.device_id = u.device_id AND l.version = u.read_version
+WHERE l.device_id = u.device_id
+
+-- name: update_live
+-- All that readings make of live rows but the sums of their days; their blocks are locked.
+UPDATE {stream}_live AS l
+SET version = %(version)s, {state_assignments}
+FROM (SELECT unnest(%(device_id)s::int4[]) AS device_id, {state_rows}) AS u
+WHERE l.device_id = u.device_id
 
 -- name: put_buckets
 INSERT INTO {stream}_rollup AS r (device_id, {bucket_names})

@@ -8,8 +8,13 @@ SELECT external_id, device_id FROM devices
 WHERE stream = '{stream}' AND external_id = ANY(%(ids)s::text[])
 ORDER BY external_id
 
--- name: make_live
-INSERT INTO {stream}_live (device_id)
+-- name: make_hot
+INSERT INTO {stream}_hot (block)
+SELECT DISTINCT id >> 3 FROM unnest(%(device_id)s::int4[]) AS u(id) ORDER BY 1
+ON CONFLICT (block) DO NOTHING
+
+-- name: make_warm
+INSERT INTO {stream}_warm (device_id)
 SELECT id FROM unnest(%(device_id)s::int4[]) AS u(id) ORDER BY id
 ON CONFLICT (device_id) DO NOTHING
 

@@ -1,5 +1,10 @@
 -- name: versions
-SELECT array_agg(device_id), array_agg(version), array_agg(received_at) FROM {stream}_live
+-- A number that changes with what is shown of a device; the version is that of eight.
+SELECT array_agg(device_id),
+    array_agg(hash_record_extended(
+        (last_at, received_at, last_ukwh, delta_ukwh, {fields}, {rule_names}), 0)),
+    array_agg(received_at)
+FROM {stream}_live AS l
 
 -- name: silent
 received_at > '-infinity' AND received_at <= %(now)s::timestamptz

@@ -1,0 +1,167 @@
+"""Live rows in blocks of eight devices: how a flush locks, reads and writes them.
+
+What each heartbeat changes of eight devices is one row of the database, and their lock. It has a
+version, a random number that every change of one of them replaces.
+"""
+
+import secrets
+from dataclasses import dataclass
+
+import numpy as np
+
+from wattstream.domain.readings import KINDS, Stream
+from wattstream.domain.register import RULE_COLUMNS
+from wattstream.domain.rollup import (
+    HOT_TIMES,
+    WARM,
+    day_columns,
+    day_start,
+    empty_live,
+    hot_numbers,
+    live_dtype,
+    state_columns,
+)
+from wattstream.domain.rows import assign
+from wattstream.domain.units import Bool, Int64, Rows
+from wattstream.store.postgres import arrays, statements
+from wattstream.store.postgres.steps import Connection, Statement
+
+DEVICES = 8
+"""Devices of a block."""
+_BITS = 3
+
+
+def new_version() -> int:
+    """Return a version that no block has had, as far as 63 random bits can tell."""
+    return secrets.randbits(63) | 1
+
+
+def blocks_of(devices: Int64) -> tuple[Int64, Int64]:
+    """Return the numbers of the blocks of devices, and each device's place in their rows.
+
+    Args:
+        devices: Keys, ascending, int64[m].
+
+    Returns:
+        int64[k], ascending; and int64[m].
+    """
+    number = devices >> _BITS
+    starts = np.diff(number, prepend=-1) != 0
+    return number[starts], ((np.cumsum(starts) - 1) << _BITS) + (devices & (DEVICES - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The live rows of whole blocks.
+
+    Attributes:
+        number: Which blocks, ascending, int64[k].
+        version: Of each, int64[k].
+        rows: live_dtype, 8 k rows in the order of keys; empty where there is no such device.
+    """
+
+    number: Int64
+    version: Int64
+    rows: Rows
+
+    def chosen(self, part: Bool) -> "Blocks":
+        """Return copies of some blocks."""
+        return Blocks(
+            self.number[part], self.version[part], self.rows.compress(part.repeat(DEVICES))
+        )
+
+
+def lock_blocks(connection: Connection, stream: Stream, number: Int64) -> Int64:
+    """Lock blocks and return their versions; fewer where some do not exist."""
+    found = connection.execute(
+        statements.load("flush", stream)["lock"],
+        {"block": arrays.PgArray(number.astype(np.int32))},
+        binary=True,
+    ).fetchone()
+    if found is None or found[1] is None:
+        return np.zeros(0, np.int64)
+    versions: Int64 = found[1]
+    return versions
+
+
+def read_blocks(connection: Connection, stream: Stream, number: Int64) -> tuple[Rows, Bool]:
+    """Return the rows of locked blocks, 8 k, and which devices exist."""
+    key = (number[:, None] * DEVICES + np.arange(DEVICES)).ravel()
+    rows = empty_live(stream, len(key))
+    rows["device_id"] = key
+    found = _read(connection, stream, key)
+    exists = np.isin(key, found["device_id"])
+    assign(rows, exists, found)
+    return rows, exists
+
+
+def lock(connection: Connection, stream: Stream, devices: Int64) -> Rows:
+    """Lock the live rows of devices, keys ascending, and return them."""
+    lock_blocks(connection, stream, blocks_of(np.asarray(devices))[0])
+    return _read(connection, stream, devices)
+
+
+def _read(connection: Connection, stream: Stream, devices: Int64) -> Rows:
+    record = connection.execute(
+        statements.load("flush", stream)["live"],
+        {"device_id": arrays.PgArray(devices.astype(np.int32))},
+        binary=True,
+    ).fetchone()
+    names = ["device_id", *(name for name, _ in (*RULE_COLUMNS, *state_columns(stream)))]
+    return arrays.to_rows(record or (), names, live_dtype(stream))
+
+
+def block_updates(stream: Stream, blocks: Blocks, before: Rows, live: Rows) -> list[Statement]:
+    """Return the statements that write changed live rows, and give their blocks a new version.
+
+    The first changes only blocks that are as they were read, in the order of their numbers, so
+    that writers lock them in one order.
+
+    Args:
+        stream: The stream of the devices.
+        blocks: All blocks of these devices, the rows changed already; the versions change in place.
+        before: The rows of the changed devices as they were read.
+        live: The same devices' rows as they shall be; their day columns hold what is added.
+    """
+    sql = statements.load("flush", stream)
+    version = new_version()
+    hot = Statement(
+        sql["update_hot"],
+        {
+            "block": arrays.PgArray(blocks.number.astype(np.int32)),
+            "blocks": len(blocks.number),
+            "read_version": arrays.PgArray(blocks.version),
+            "version": version,
+            "times": arrays.PgArray(_columns(blocks.rows, HOT_TIMES), times=True),
+            "numbers": arrays.PgArray(_columns(blocks.rows, hot_numbers(stream))),
+            "fields": arrays.PgArray(
+                _columns(blocks.rows, [field.column for field in KINDS[stream].fields])
+            ),
+        },
+        rows=len(blocks.number),
+    )
+    blocks.version[:] = version
+    is_warm = np.zeros(len(live), np.bool_)
+    for name in WARM:
+        is_warm |= before[name] != live[name]
+    days = [name for name, _ in day_columns(stream)]
+    for name in days:
+        is_warm |= live[name] != 0
+    if not is_warm.any():
+        return [hot]
+    before, live = before.compress(is_warm), live.compress(is_warm)
+    left_to = np.minimum(day_start(live), before["bucket_at"])
+    params = {
+        **arrays.params(live, ["device_id", *WARM, *days]),
+        "left_from_at": arrays.PgArray(day_start(before), times=True),
+        "left_to_at": arrays.PgArray(left_to, times=True),
+    }
+    return [hot, Statement(sql["update_warm"], params, rows=len(live))]
+
+
+def _columns(rows: Rows, names: list[str] | tuple[str, ...]) -> Int64:
+    """Return columns of one type side by side, [n, names]."""
+    table = np.empty((len(rows), len(names)), rows.dtype[names[0]])
+    for i, name in enumerate(names):
+        table[:, i] = rows[name]
+    return table

@@ -1,0 +1,231 @@
+-- What every heartbeat changes moves to rows of eight devices, so that a flush of many devices
+-- writes an eighth as many; what changes with a quarter-hour, or by hand, stays a row a device.
+-- Together they are what the live rows were: *_live becomes a view of both.
+
+-- Sessions take keys in runs, so that eight of one stream share a row, also where both register.
+ALTER TABLE devices ALTER COLUMN device_id SET CACHE 64;
+SELECT setval(
+    pg_get_serial_sequence('devices', 'device_id'),
+    (SELECT coalesce(max(device_id), 0) / 64 * 64 + 63 FROM devices)
+);
+
+ALTER TABLE meter_live RENAME TO meter_warm;
+ALTER INDEX meter_live_pkey RENAME TO meter_warm_pkey;
+CREATE TABLE meter_hot (
+    block   int4 PRIMARY KEY,
+    version int8 NOT NULL DEFAULT 0,
+    times   timestamptz[] NOT NULL DEFAULT array_fill('-infinity'::timestamptz, ARRAY[8, 3]),
+    numbers int8[] NOT NULL DEFAULT array_fill(0::int8, ARRAY[8, 8]),
+    fields  float8[] NOT NULL DEFAULT array_fill('NaN'::float8, ARRAY[8, 1]),
+    CONSTRAINT meter_hot_readings_check CHECK (greatest(
+        numbers[1][6], numbers[2][6], numbers[3][6], numbers[4][6],
+        numbers[5][6], numbers[6][6], numbers[7][6], numbers[8][6]) <= 9000)
+) WITH (fillfactor = 50);
+INSERT INTO meter_hot (block, version, times, numbers, fields)
+SELECT block, max(coalesce(version, 0)),
+    array_agg(ARRAY[coalesce(last_at, '-infinity'), coalesce(received_at, '-infinity'),
+        coalesce(prev_at, '-infinity')] ORDER BY slot),
+    array_agg(ARRAY[coalesce(last_ukwh, 0), coalesce(delta_ukwh, 0), coalesce(prev_ukwh, 0),
+        coalesce(energy_ukwh, 0), coalesce(suspect_ukwh, 0), coalesce(readings, 0),
+        coalesce(voltage_sum_micro, 0), coalesce(voltage_count, 0)] ORDER BY slot),
+    array_agg(ARRAY[coalesce(voltage_v, 'NaN')] ORDER BY slot)
+FROM (SELECT DISTINCT device_id >> 3 AS block FROM meter_warm) AS blocks
+CROSS JOIN generate_series(0, 7) AS slot
+LEFT JOIN meter_warm ON device_id = block * 8 + slot
+GROUP BY block;
+
+ALTER TABLE vehicle_live RENAME TO vehicle_warm;
+ALTER INDEX vehicle_live_pkey RENAME TO vehicle_warm_pkey;
+CREATE TABLE vehicle_hot (
+    block   int4 PRIMARY KEY,
+    version int8 NOT NULL DEFAULT 0,
+    times   timestamptz[] NOT NULL DEFAULT array_fill('-infinity'::timestamptz, ARRAY[8, 3]),
+    numbers int8[] NOT NULL DEFAULT array_fill(0::int8, ARRAY[8, 10]),
+    fields  float8[] NOT NULL DEFAULT array_fill('NaN'::float8, ARRAY[8, 2]),
+    CONSTRAINT vehicle_hot_readings_check CHECK (greatest(
+        numbers[1][6], numbers[2][6], numbers[3][6], numbers[4][6],
+        numbers[5][6], numbers[6][6], numbers[7][6], numbers[8][6]) <= 9000)
+) WITH (fillfactor = 50);
+INSERT INTO vehicle_hot (block, version, times, numbers, fields)
+SELECT block, max(coalesce(version, 0)),
+    array_agg(ARRAY[coalesce(last_at, '-infinity'), coalesce(received_at, '-infinity'),
+        coalesce(prev_at, '-infinity')] ORDER BY slot),
+    array_agg(ARRAY[coalesce(last_ukwh, 0), coalesce(delta_ukwh, 0), coalesce(prev_ukwh, 0),
+        coalesce(energy_ukwh, 0), coalesce(suspect_ukwh, 0), coalesce(readings, 0),
+        coalesce(soc_sum_micro, 0), coalesce(soc_count, 0),
+        coalesce(battery_temp_sum_micro, 0), coalesce(battery_temp_count, 0)] ORDER BY slot),
+    array_agg(ARRAY[coalesce(soc_percent, 'NaN'), coalesce(battery_temp_c, 'NaN')] ORDER BY slot)
+FROM (SELECT DISTINCT device_id >> 3 AS block FROM vehicle_warm) AS blocks
+CROSS JOIN generate_series(0, 7) AS slot
+LEFT JOIN vehicle_warm ON device_id = block * 8 + slot
+GROUP BY block;
+
+ALTER TABLE meter_warm
+    DROP COLUMN last_at, DROP COLUMN last_ukwh, DROP COLUMN voltage_v, DROP COLUMN received_at,
+    DROP COLUMN delta_ukwh, DROP COLUMN prev_at, DROP COLUMN prev_ukwh, DROP COLUMN energy_ukwh,
+    DROP COLUMN suspect_ukwh, DROP COLUMN readings, DROP COLUMN voltage_sum_micro,
+    DROP COLUMN voltage_count, DROP COLUMN version;
+ALTER TABLE vehicle_warm
+    DROP COLUMN last_at, DROP COLUMN last_ukwh, DROP COLUMN soc_percent,
+    DROP COLUMN battery_temp_c, DROP COLUMN received_at, DROP COLUMN delta_ukwh,
+    DROP COLUMN prev_at, DROP COLUMN prev_ukwh, DROP COLUMN energy_ukwh, DROP COLUMN suspect_ukwh,
+    DROP COLUMN readings, DROP COLUMN soc_sum_micro, DROP COLUMN soc_count,
+    DROP COLUMN battery_temp_sum_micro, DROP COLUMN battery_temp_count, DROP COLUMN version;
+
+-- Never moved out of their row, and of no use to the planner.
+DO $$
+DECLARE
+    one record;
+BEGIN
+    FOR one IN
+        SELECT hot, name FROM unnest(ARRAY['meter_hot', 'vehicle_hot']) AS hot,
+            unnest(ARRAY['times', 'numbers', 'fields']) AS name
+    LOOP
+        EXECUTE format(
+            'ALTER TABLE %I ALTER %I SET STORAGE PLAIN, ALTER %I SET STATISTICS 0',
+            one.hot, one.name, one.name);
+    END LOOP;
+END
+$$;
+
+CREATE VIEW meter_live AS
+SELECT
+    device_id, energy_mode, heartbeat_s, day_readings, day_voltage_count, modulus_ukwh, rated_w,
+    day_energy_ukwh, day_suspect_ukwh, day_voltage_sum_micro,
+    before1_at, before1_ukwh, before2_at, before2_ukwh, bucket_at, version,
+    times[(device_id & 7) + 1][1] AS last_at,
+    times[(device_id & 7) + 1][2] AS received_at,
+    times[(device_id & 7) + 1][3] AS prev_at,
+    numbers[(device_id & 7) + 1][1] AS last_ukwh,
+    numbers[(device_id & 7) + 1][2] AS delta_ukwh,
+    numbers[(device_id & 7) + 1][3] AS prev_ukwh,
+    numbers[(device_id & 7) + 1][4] AS energy_ukwh,
+    numbers[(device_id & 7) + 1][5] AS suspect_ukwh,
+    numbers[(device_id & 7) + 1][6]::int4 AS readings,
+    numbers[(device_id & 7) + 1][7] AS voltage_sum_micro,
+    numbers[(device_id & 7) + 1][8]::int4 AS voltage_count,
+    nullif(fields[(device_id & 7) + 1][1], 'NaN') AS voltage_v
+FROM meter_warm JOIN meter_hot ON block = device_id >> 3;
+
+CREATE VIEW vehicle_live AS
+SELECT
+    device_id, energy_mode, heartbeat_s, day_readings, day_soc_count, day_battery_temp_count,
+    modulus_ukwh, rated_w, day_energy_ukwh, day_suspect_ukwh, day_soc_sum_micro,
+    day_battery_temp_sum_micro,
+    before1_at, before1_ukwh, before2_at, before2_ukwh, bucket_at, version,
+    times[(device_id & 7) + 1][1] AS last_at,
+    times[(device_id & 7) + 1][2] AS received_at,
+    times[(device_id & 7) + 1][3] AS prev_at,
+    numbers[(device_id & 7) + 1][1] AS last_ukwh,
+    numbers[(device_id & 7) + 1][2] AS delta_ukwh,
+    numbers[(device_id & 7) + 1][3] AS prev_ukwh,
+    numbers[(device_id & 7) + 1][4] AS energy_ukwh,
+    numbers[(device_id & 7) + 1][5] AS suspect_ukwh,
+    numbers[(device_id & 7) + 1][6]::int4 AS readings,
+    numbers[(device_id & 7) + 1][7] AS soc_sum_micro,
+    numbers[(device_id & 7) + 1][8]::int4 AS soc_count,
+    numbers[(device_id & 7) + 1][9] AS battery_temp_sum_micro,
+    numbers[(device_id & 7) + 1][10]::int4 AS battery_temp_count,
+    nullif(fields[(device_id & 7) + 1][1], 'NaN') AS soc_percent,
+    nullif(fields[(device_id & 7) + 1][2], 'NaN') AS battery_temp_c
+FROM vehicle_warm JOIN vehicle_hot ON block = device_id >> 3;
+
+-- An UPDATE of the view: what is rarely changed, and not by a flush. A row that gets no version of
+-- its own gets a new one, for the engines that have it in memory.
+CREATE FUNCTION write_meter_live() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    slot int := (OLD.device_id & 7) + 1;
+BEGIN
+    UPDATE meter_hot SET
+        version = CASE WHEN NEW.version = OLD.version
+            THEN (random() * 9e18)::int8 ELSE NEW.version END,
+        times[slot][1] = NEW.last_at,
+        times[slot][2] = NEW.received_at,
+        times[slot][3] = NEW.prev_at,
+        numbers[slot][1] = NEW.last_ukwh,
+        numbers[slot][2] = NEW.delta_ukwh,
+        numbers[slot][3] = NEW.prev_ukwh,
+        numbers[slot][4] = NEW.energy_ukwh,
+        numbers[slot][5] = NEW.suspect_ukwh,
+        numbers[slot][6] = NEW.readings,
+        numbers[slot][7] = NEW.voltage_sum_micro,
+        numbers[slot][8] = NEW.voltage_count,
+        fields[slot][1] = coalesce(NEW.voltage_v, 'NaN')
+    WHERE block = OLD.device_id >> 3;
+    UPDATE meter_warm SET
+        energy_mode = NEW.energy_mode,
+        heartbeat_s = NEW.heartbeat_s,
+        day_readings = NEW.day_readings,
+        day_voltage_count = NEW.day_voltage_count,
+        modulus_ukwh = NEW.modulus_ukwh,
+        rated_w = NEW.rated_w,
+        day_energy_ukwh = NEW.day_energy_ukwh,
+        day_suspect_ukwh = NEW.day_suspect_ukwh,
+        day_voltage_sum_micro = NEW.day_voltage_sum_micro,
+        before1_at = NEW.before1_at,
+        before1_ukwh = NEW.before1_ukwh,
+        before2_at = NEW.before2_at,
+        before2_ukwh = NEW.before2_ukwh,
+        bucket_at = NEW.bucket_at
+    WHERE device_id = OLD.device_id;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER write INSTEAD OF UPDATE ON meter_live
+FOR EACH ROW EXECUTE FUNCTION write_meter_live();
+
+CREATE FUNCTION write_vehicle_live() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    slot int := (OLD.device_id & 7) + 1;
+BEGIN
+    UPDATE vehicle_hot SET
+        version = CASE WHEN NEW.version = OLD.version
+            THEN (random() * 9e18)::int8 ELSE NEW.version END,
+        times[slot][1] = NEW.last_at,
+        times[slot][2] = NEW.received_at,
+        times[slot][3] = NEW.prev_at,
+        numbers[slot][1] = NEW.last_ukwh,
+        numbers[slot][2] = NEW.delta_ukwh,
+        numbers[slot][3] = NEW.prev_ukwh,
+        numbers[slot][4] = NEW.energy_ukwh,
+        numbers[slot][5] = NEW.suspect_ukwh,
+        numbers[slot][6] = NEW.readings,
+        numbers[slot][7] = NEW.soc_sum_micro,
+        numbers[slot][8] = NEW.soc_count,
+        numbers[slot][9] = NEW.battery_temp_sum_micro,
+        numbers[slot][10] = NEW.battery_temp_count,
+        fields[slot][1] = coalesce(NEW.soc_percent, 'NaN'),
+        fields[slot][2] = coalesce(NEW.battery_temp_c, 'NaN')
+    WHERE block = OLD.device_id >> 3;
+    UPDATE vehicle_warm SET
+        energy_mode = NEW.energy_mode,
+        heartbeat_s = NEW.heartbeat_s,
+        day_readings = NEW.day_readings,
+        day_soc_count = NEW.day_soc_count,
+        day_battery_temp_count = NEW.day_battery_temp_count,
+        modulus_ukwh = NEW.modulus_ukwh,
+        rated_w = NEW.rated_w,
+        day_energy_ukwh = NEW.day_energy_ukwh,
+        day_suspect_ukwh = NEW.day_suspect_ukwh,
+        day_soc_sum_micro = NEW.day_soc_sum_micro,
+        day_battery_temp_sum_micro = NEW.day_battery_temp_sum_micro,
+        before1_at = NEW.before1_at,
+        before1_ukwh = NEW.before1_ukwh,
+        before2_at = NEW.before2_at,
+        before2_ukwh = NEW.before2_ukwh,
+        bucket_at = NEW.bucket_at
+    WHERE device_id = OLD.device_id;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER write INSTEAD OF UPDATE ON vehicle_live
+FOR EACH ROW EXECUTE FUNCTION write_vehicle_live();
+
+COMMENT ON VIEW meter_live IS 'A row a meter: rules, last day, newest reading (last_, prev_) and open quarter-hour.';
+COMMENT ON TABLE meter_warm IS 'Of each meter what changes with a quarter-hour, or by hand.';
+COMMENT ON TABLE meter_hot IS 'Of eight meters, device_id >> 3, what each heartbeat changes; the lock of these devices. Columns of the arrays are named by the view meter_live.';
+COMMENT ON COLUMN meter_hot.version IS 'A new random number with every change of these devices.';
+COMMENT ON VIEW vehicle_live IS 'A row a vehicle: rules, last day, newest reading (last_, prev_) and open quarter-hour.';
+COMMENT ON TABLE vehicle_warm IS 'Of each vehicle what changes with a quarter-hour, or by hand.';
+COMMENT ON TABLE vehicle_hot IS 'Of eight vehicles, device_id >> 3, what each heartbeat changes; the lock of these devices. Columns of the arrays are named by the view vehicle_live.';
+COMMENT ON COLUMN vehicle_hot.version IS 'A new random number with every change of these devices.';
