@@ -414,6 +414,7 @@ def test_a_database_from_before_the_day_sums_is_brought_up_to_them(embedded: Ser
                 f"ALTER TABLE {stream}_live {drops}",
             ):
                 connection.execute(statement.encode())
+        connection.execute("DROP FUNCTION hot_number, hot_time")
         connection.execute("DELETE FROM wattstream_migrations WHERE number IN (2, 12)")
     assert migrate(conninfo) == ["0002_live_versions", "0012_live_hot"]
 

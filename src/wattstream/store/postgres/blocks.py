@@ -132,11 +132,7 @@ def block_updates(stream: Stream, blocks: Blocks, before: Rows, live: Rows) -> l
             "blocks": len(blocks.number),
             "read_version": arrays.PgArray(blocks.version),
             "version": version,
-            "times": arrays.PgArray(_columns(blocks.rows, HOT_TIMES), times=True),
-            "numbers": arrays.PgArray(_columns(blocks.rows, hot_numbers(stream))),
-            "fields": arrays.PgArray(
-                _columns(blocks.rows, [field.column for field in KINDS[stream].fields])
-            ),
+            **hot_params(blocks.rows, stream),
         },
         rows=len(blocks.number),
     )
@@ -159,9 +155,15 @@ def block_updates(stream: Stream, blocks: Blocks, before: Rows, live: Rows) -> l
     return [hot, Statement(sql["update_warm"], params, rows=len(live))]
 
 
-def _columns(rows: Rows, names: list[str] | tuple[str, ...]) -> Int64:
-    """Return columns of one type side by side, [n, names]."""
-    table = np.empty((len(rows), len(names)), rows.dtype[names[0]])
-    for i, name in enumerate(names):
-        table[:, i] = rows[name]
-    return table
+def hot_params(rows: Rows, stream: Stream) -> dict[str, arrays.PgArray]:
+    """Return the hot columns of rows as arrays, [rows][columns]; times are numbers there."""
+    of_numbers = hot_numbers(stream)
+    numbers = np.empty((len(rows), len(HOT_TIMES) + len(of_numbers)), np.int64)
+    for i, name in enumerate(HOT_TIMES):
+        numbers[:, i] = arrays.to_pg_time(rows[name])
+    for i, name in enumerate(of_numbers, len(HOT_TIMES)):
+        numbers[:, i] = rows[name]
+    fields = np.empty((len(rows), len(KINDS[stream].fields)))
+    for i, field in enumerate(KINDS[stream].fields):
+        fields[:, i] = rows[field.column]
+    return {"numbers": arrays.PgArray(numbers), "fields": arrays.PgArray(fields)}

@@ -6,14 +6,17 @@ import numpy as np
 import psycopg
 
 from wattstream.domain.readings import Stream
+from wattstream.domain.rollup import empty_live
 from wattstream.domain.units import Int64
 from wattstream.store.postgres import arrays, statements
+from wattstream.store.postgres.blocks import DEVICES, hot_params
 
 
 class DeviceKeys:
     """The keys of one stream's devices, cached once their registration is committed."""
 
     def __init__(self, stream: Stream) -> None:
+        self._stream = stream
         self._keys: dict[str, int] = {}
         self._sql = statements.load("registry", stream)
 
@@ -56,6 +59,7 @@ class DeviceKeys:
             connection.execute(self._sql["register"], {"ids": new})
             found = connection.execute(self._sql["keys"], {"ids": new}).fetchall()
             key = arrays.PgArray(np.array([row[1] for row in found], np.int32))
-            for make in ("make_hot", "make_warm"):
-                connection.execute(self._sql[make], {"device_id": key})
+            empty = hot_params(empty_live(self._stream, DEVICES), self._stream)
+            connection.execute(self._sql["make_hot"], {"device_id": key, **empty})
+            connection.execute(self._sql["make_warm"], {"device_id": key})
         self._keys.update(found)

@@ -62,22 +62,26 @@ def commit(
     steps: Sequence[Step],
     on_progress: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Send steps as one transaction, as one statement where none is a COPY.
+    """Send steps as one transaction.
+
+    Where none is a COPY, that is one statement. Else the statements go out together, before the
+    COPY, so that there are four answers to wait for: each has to wait for the interpreter as well.
 
     Args:
         connection: In no transaction.
         steps: The first must change a number of rows.
-        on_progress: Told of the first step and of the last, where there is a COPY.
+        on_progress: Told of the statements and of the COPY, where there is one.
 
     Raises:
         ChangedRowError: A statement changed fewer rows than it must; nothing was written.
     """
     if any(isinstance(step, Copy) for step in steps):
-        with connection.transaction():
-            for part, progress in ((steps[:1], Progress.HALF), (steps[1:], Progress.SENT)):
-                send(connection, part)
-                if on_progress is not None:
-                    on_progress(progress)
+        try:
+            _commit_copies(connection, steps, on_progress or _nobody)
+        except BaseException:
+            if not connection.closed:
+                connection.rollback()
+            raise
         return
     statements = [step for step in steps if isinstance(step, Statement)]
     params = {
@@ -90,6 +94,28 @@ def commit(
         connection.execute(joined, params | {"rows": statements[0].rows})
     except psycopg.errors.DivisionByZero as error:
         raise ChangedRowError from error
+
+
+def _commit_copies(
+    connection: Connection, steps: Sequence[Step], on_progress: Callable[[Progress], None]
+) -> None:
+    with connection.pipeline():
+        connection.execute(b"BEGIN")
+        sent = [
+            (connection.execute(step.sql, step.params), step.rows)
+            for step in steps
+            if isinstance(step, Statement)
+        ]
+    if any(rows is not None and cursor.rowcount != rows for cursor, rows in sent):
+        raise ChangedRowError
+    on_progress(Progress.HALF)
+    send(connection, [step for step in steps if isinstance(step, Copy)])
+    on_progress(Progress.SENT)
+    connection.execute(b"COMMIT")
+
+
+def _nobody(progress: Progress) -> None:
+    """Tell nobody."""
 
 
 @cache

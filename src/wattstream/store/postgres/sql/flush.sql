@@ -53,7 +53,6 @@ FROM (
 -- What readings change, of whole blocks, the parameters being all of their devices in order.
 UPDATE {stream}_hot AS h
 SET version = %(version)s,
-    times = (%(times)s::timestamptz[])[first : first + 7][1 : {hot_times}],
     numbers = (%(numbers)s::int8[])[first : first + 7][1 : {hot_numbers}],
     fields = (%(fields)s::float8[])[first : first + 7][1 : {hot_fields}]
 FROM (

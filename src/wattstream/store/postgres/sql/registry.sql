@@ -9,8 +9,10 @@ WHERE stream = '{stream}' AND external_id = ANY(%(ids)s::text[])
 ORDER BY external_id
 
 -- name: make_hot
-INSERT INTO {stream}_hot (block)
-SELECT DISTINCT id >> 3 FROM unnest(%(device_id)s::int4[]) AS u(id) ORDER BY 1
+INSERT INTO {stream}_hot (block, version, numbers, fields)
+SELECT block, 0, %(numbers)s::int8[], %(fields)s::float8[]
+FROM (SELECT DISTINCT id >> 3 AS block FROM unnest(%(device_id)s::int4[]) AS u(id)) AS blocks
+ORDER BY block
 ON CONFLICT (block) DO NOTHING
 
 -- name: make_warm
