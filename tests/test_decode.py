@@ -332,6 +332,7 @@ def test_timestamps_keep_microseconds_and_offsets(
     expected = to_us(moment.replace(microsecond=kept, tzinfo=zone))
     assert parse_one(text) == expected
     assert parse([text]).tolist() == [expected]
+    assert parse([text, ""]).tolist() == [expected, NEVER_US]
 
 
 @given(

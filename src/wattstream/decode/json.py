@@ -1,14 +1,14 @@
 """JSON bodies to columns of readings, every record with its own verdict.
 
-Three ways, each slower and more patient: the whole body into typed values at once; record
-by record; field by field. A record that one way refuses goes to the next, and the last one
-finds the words for what is wrong.
+Four ways, each slower and more patient: the whole body into values of one kind at once; into
+those of either kind; record by record; field by field. What one way refuses goes to the next, and
+the last one finds the words for what is wrong.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import msgspec
 import numpy as np
@@ -26,7 +26,9 @@ from wattstream.decode.records import (
     Limits,
     Record,
     TakesLongError,
+    Unchecked,
     checked,
+    checked_columns,
     checked_id,
     chosen_rows,
     columns,
@@ -35,9 +37,10 @@ from wattstream.decode.records import (
     kind_of,
     rows_by_stream,
 )
+from wattstream.decode.uniform import uniform_array, uniform_lines
 from wattstream.domain.errors import MalformedError, ReadingError
-from wattstream.domain.readings import KINDS, Readings, Rejection, Row, from_rows
-from wattstream.domain.units import Int64
+from wattstream.domain.readings import KINDS, Kind, Readings, Rejection, Row, from_rows
+from wattstream.domain.units import Bool, Int64
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -130,13 +133,16 @@ def decode_array(body: bytes, limits: Limits) -> Decoded:
     body = body.removeprefix(_BOM).lstrip()
     check_array(body, limits.max_records)
     is_object = body[:1] == b"{"
+    raws_once = cache(lambda: _raw_records(body, limits, is_object=is_object))
+    uniform = uniform_array(body, is_object=is_object)
+    if uniform is not None:
+        return _decode_uniform(*uniform, lambda i: raws_once()[i], limits)
     try:
         records = _records(body, is_object=is_object)
     except MALFORMED:
         if limits.max_patient is not None and len(body) > PIECE_BYTES:
             raise TakesLongError from None
-        return _decode_patiently(_raw_records(body, limits, is_object=is_object), limits)
-    raws_once = cache(lambda: _raw_records(body, limits, is_object=is_object))
+        return _decode_patiently(raws_once(), limits)
     return _decode(records, {}, lambda i: raws_once()[i], limits)
 
 
@@ -157,7 +163,11 @@ def decode_lines(body: bytes, limits: Limits) -> Decoded:
     """
     body = body.removeprefix(_BOM)
     check_lines(body, limits.max_records)
-    lines = [line for line in body.split(b"\n") if line and not line.isspace()]
+    lines_once = cache(lambda: _lines(body))
+    uniform = uniform_lines(body)
+    if uniform is not None:
+        return _decode_uniform(*uniform, lambda i: lines_once()[i], limits)
+    lines = lines_once()
     try:
         records: list[Record] = []
         for first in range(0, len(lines), _LINES_AT_ONCE):
@@ -165,6 +175,10 @@ def decode_lines(body: bytes, limits: Limits) -> Decoded:
     except MALFORMED:
         return _decode_patiently(lines, limits)
     return _decode(records, {}, lines.__getitem__, limits)
+
+
+def _lines(body: bytes) -> list[bytes]:
+    return [line for line in body.split(b"\n") if line and not line.isspace()]
 
 
 def _raw_records(body: bytes, limits: Limits, *, is_object: bool) -> list[bytes]:
@@ -221,6 +235,17 @@ def _check_patience(count: int, limits: Limits) -> None:
         raise TakesLongError
 
 
+def _decode_uniform(
+    kind: Kind, unchecked: Unchecked, raw: Callable[[int], bytes], limits: Limits
+) -> Decoded:
+    """Return the readings of records of one kind."""
+    errors: dict[int, ReadingError] = {}
+    readings, good = checked_columns(unchecked, kind, limits)
+    record = partial(unchecked.record, kind)
+    parts = _parts(readings, good, np.arange(len(readings)), record, errors, limits=limits)
+    return Decoded(len(readings), parts, _rejections(errors, record, raw, limits), raw)
+
+
 def _decode(
     records: list[Record],
     errors: dict[int, ReadingError],
@@ -235,25 +260,46 @@ def _decode(
             continue
         chosen = records if len(rows) == len(records) else [records[i] for i in rows.tolist()]
         readings, good = columns(chosen, KINDS[stream], limits)
-        if good.all():
-            parts.append(Part(readings, rows))
-            continue
-        wrong = np.flatnonzero(~good).tolist()
-        _check_patience(len(wrong), limits)
-        for row in wrong:
-            errors[int(rows[row])] = explained(chosen[row], KINDS[stream], limits)
-            limits.give_way()
-        if good.any():
-            parts.append(Part(chosen_rows(readings, good), rows[good]))
+        parts += _parts(readings, good, rows, chosen.__getitem__, errors, limits=limits)
     if sum(map(len, of_stream.values())) < len(records):
         _check_patience(len(records) - sum(map(len, of_stream.values())), limits)
         settled = errors.keys() | set(np.concatenate(list(of_stream.values())).tolist())
         errors |= {i: homeless(records[i]) for i in range(len(records)) if i not in settled}
+    rejections = _rejections(errors, records.__getitem__, raw, limits)
+    return Decoded(len(records), parts, rejections, raw)
+
+
+def _parts(
+    readings: Readings,
+    good: Bool,
+    index: Int64,
+    record: Callable[[int], Record],
+    errors: dict[int, ReadingError],
+    *,
+    limits: Limits,
+) -> list[Part]:
+    """Return the rows that are good, if any; why the others are not goes to `errors`, by index."""
+    if good.all():
+        return [Part(readings, index)]
+    wrong = np.flatnonzero(~good).tolist()
+    _check_patience(len(wrong), limits)
+    for row in wrong:
+        errors[int(index[row])] = explained(record(row), KINDS[readings.stream], limits)
+        limits.give_way()
+    return [Part(chosen_rows(readings, good), index[good])] if good.any() else []
+
+
+def _rejections(
+    errors: dict[int, ReadingError],
+    record: Callable[[int], Record],
+    raw: Callable[[int], bytes],
+    limits: Limits,
+) -> list[Rejection]:
     rejections = []
     for i in sorted(errors):
-        rejections.append(_rejection(i, errors[i], records[i], raw))
+        rejections.append(_rejection(i, errors[i], record(i), raw))
         limits.give_way()
-    return Decoded(len(records), parts, rejections, raw)
+    return rejections
 
 
 def _rejection(

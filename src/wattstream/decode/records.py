@@ -6,6 +6,7 @@ The columns only tell which rows are wrong; the rules for one record tell why.
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -121,23 +122,58 @@ def homeless(record: Record) -> ReadingError:
     raise AssertionError(f"rows and rules disagree on {record!r}: {kind.stream}")
 
 
+class Unchecked(NamedTuple):
+    """Records of one kind as columns of n rows, before any rule is looked at.
+
+    Attributes:
+        ids: Outside ids, empty where one is missing.
+        times: Timestamps as sent, empty where one is missing.
+        energy_kwh: None where it is missing.
+        fields: Optional fields in the order of the kind, None where absent.
+    """
+
+    ids: list[str]
+    times: list[str]
+    energy_kwh: list[float | None]
+    fields: list[list[float | None]]
+
+    def record(self, kind: Kind, row: int) -> Record:
+        """Return one row as a record, without a type."""
+        record = Record(timestamp=self.times[row])
+        setattr(record, kind.id_key, self.ids[row])
+        setattr(record, kind.energy_key, self.energy_kwh[row])
+        for field, column in zip(kind.fields, self.fields, strict=True):
+            setattr(record, field.key, column[row])
+        return record
+
+
 def columns(records: list[Record], kind: Kind, limits: Limits) -> tuple[Readings, Bool]:
     """Return records as columns, and which rows keep every rule; the others hold nonsense."""
-    ids = [device or "" for device in map(attrgetter(kind.id_key), records)]
-    good = _good_ids(ids)
-    at_us = parse([text or "" for text in map(_timestamp, records)])
+    unchecked = Unchecked(
+        [device or "" for device in map(attrgetter(kind.id_key), records)],
+        [text or "" for text in map(_timestamp, records)],
+        list(map(attrgetter(kind.energy_key), records)),
+        [list(map(attrgetter(field.key), records)) for field in kind.fields],
+    )
+    return checked_columns(unchecked, kind, limits)
+
+
+def checked_columns(unchecked: Unchecked, kind: Kind, limits: Limits) -> tuple[Readings, Bool]:
+    """Return columns in units of ours, and which rows keep every rule; the others hold nonsense."""
+    good = _good_ids(unchecked.ids)
+    at_us = parse(unchecked.times)
     good &= (at_us >= limits.oldest_us) & (at_us <= limits.newest_us)
-    energy = np.array(list(map(attrgetter(kind.energy_key), records)), np.float64)
+    energy = np.array(unchecked.energy_kwh, np.float64)
     good &= (energy >= 0) & (energy <= MAX_ENERGY_KWH)
-    values = np.empty((len(records), len(kind.fields)))
+    values = np.empty((len(good), len(kind.fields)))
     for i, field in enumerate(kind.fields):
-        column = np.array(list(map(attrgetter(field.key), records)), np.float64)
+        column = np.array(unchecked.fields[i], np.float64)
         good &= np.isnan(column) | ((column >= field.low) & (column <= field.high))
         values[:, i] = column
     if not good.all():
         energy = np.where(good, energy, 0)
     energy_ukwh = np.rint(energy * MICRO).astype(np.int64)
-    return Readings(kind.stream, ids, at_us, energy_ukwh, values), good
+    return Readings(kind.stream, unchecked.ids, at_us, energy_ukwh, values), good
 
 
 def chosen_rows(readings: Readings, good: Bool) -> Readings:
@@ -152,9 +188,15 @@ def chosen_rows(readings: Readings, good: Bool) -> Readings:
 
 
 def _good_ids(ids: list[str]) -> Bool:
-    joined = "".join(ids)
-    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    if joined.isprintable() and " " not in joined:
+    joined = "\n".join(ids)
+    if joined.isascii():
+        text = np.frombuffer(f"{joined}\n".encode(), np.uint8)
+        ends = np.flatnonzero(text <= ord(" "))
+        if len(ends) == len(ids) and text.max() <= ord("~"):
+            lengths = np.diff(ends, prepend=-1) - 1
+            return np.asarray((lengths >= 1) & (lengths <= MAX_ID_LENGTH))
+    elif " " not in joined and "".join(ids).isprintable():
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         return np.asarray((lengths >= 1) & (lengths <= MAX_ID_LENGTH))
     return np.array([is_valid_id(device) for device in ids])
 

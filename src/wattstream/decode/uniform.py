@@ -1,0 +1,124 @@
+"""Bodies whose records are all of one kind, as most are.
+
+A type with the fields of that kind only is decoded sooner than `Record`, and that it was decoded
+says of what stream all records are. It refuses whatever might make a record one of the other kind.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from operator import attrgetter
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from wattstream.decode.patient import MALFORMED
+from wattstream.decode.pieces import PIECE_BYTES, pieces
+from wattstream.decode.records import Unchecked
+from wattstream.domain.readings import KINDS, METER, VEHICLE, Kind, Stream
+
+_USUAL_RECORD_BYTES = 256
+
+
+class _Decoders:
+    """How to decode the records of one kind, and fetch their fields."""
+
+    def __init__(self, kind: Kind, other: Kind) -> None:
+        record: Any = msgspec.defstruct(
+            "_Record",
+            [
+                (kind.id_key, str),
+                (kind.energy_key, float),
+                *((field.key, float | None, None) for field in kind.fields),
+                ("timestamp", str),
+                ("type", Literal[kind.stream.value] | None, None),
+                (other.id_key, None, None),
+            ],
+            kw_only=True,
+            gc=False,
+        )
+        envelope: Any = msgspec.defstruct("_Envelope", [("records", list[record])], gc=False)
+        self.array: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list[record])
+        self.envelope: msgspec.json.Decoder[Any] = msgspec.json.Decoder(envelope)
+        self.line: msgspec.json.Decoder[Any] = msgspec.json.Decoder(record)
+        keys = (kind.id_key, "timestamp", kind.energy_key, *(field.key for field in kind.fields))
+        # One call in C a record, where a name looked up in Python would cost two.
+        self.getters = [attrgetter(key) for key in keys]
+
+
+_DECODERS = {
+    Stream.METER: _Decoders(METER, VEHICLE),
+    Stream.VEHICLE: _Decoders(VEHICLE, METER),
+}
+
+
+def uniform_array(body: bytes, *, is_object: bool) -> tuple[Kind, Unchecked] | None:
+    """Return the records of an array, or of an object with `records`, where all are of one kind.
+
+    Returns:
+        None where any may be of the other kind, or has a field of another type, or none is there.
+    """
+    kind = _likely_kind(body)
+    if kind is None:
+        return None
+    decoders = _DECODERS[kind.stream]
+    parts = pieces(body)
+    with suppress(*MALFORMED):
+        if parts is None and is_object:
+            unchecked = _fetched([decoders.envelope.decode(body).records], decoders)
+        else:
+            unchecked = _fetched(map(decoders.array.decode, parts or [body]), decoders)
+        if unchecked.ids:
+            return kind, unchecked
+    return None
+
+
+def uniform_lines(body: bytes) -> tuple[Kind, Unchecked] | None:
+    """Return the records of NDJSON where all are of one kind, one a line, no line empty.
+
+    Returns:
+        None where that is not certain, or a record has a field of another type.
+    """
+    body = body.strip(b"\n")
+    kind = _likely_kind(body)
+    if kind is None:
+        return None
+    # The decoder does not ask where a line ends. But no text of JSON holds a line's end, and in
+    # no record a { follows a }: so between those, a line's end is the end of a record.
+    text = np.frombuffer(body, np.uint8)
+    breaks = np.flatnonzero(text == ord("\n"))
+    if not ((text[breaks - 1] == ord("}")) & (text[breaks + 1] == ord("{"))).all():
+        return None
+    decoders = _DECODERS[kind.stream]
+    with suppress(*MALFORMED):
+        unchecked = _fetched(map(decoders.line.decode_lines, _cut(body)), decoders)
+        if len(unchecked.ids) == len(breaks) + 1:
+            return kind, unchecked
+    return None
+
+
+def _likely_kind(body: bytes) -> Kind | None:
+    """Return the kind of the first record, where the last one seems to be of the same."""
+    ends = body[:_USUAL_RECORD_BYTES] + body[-_USUAL_RECORD_BYTES:]
+    found = [kind for kind in KINDS.values() if kind.id_key.encode() in ends]
+    return found[0] if len(found) == 1 else None
+
+
+def _cut(body: bytes) -> Iterator[bytes]:
+    """Cut NDJSON at ends of lines, so that other threads run between the pieces."""
+    start = 0
+    while start < len(body):
+        end = body.find(b"\n", start + PIECE_BYTES)
+        stop = len(body) if end < 0 else end
+        yield body[start:stop]
+        start = stop + 1
+
+
+def _fetched(parts: Iterable[list[Any]], decoders: _Decoders) -> Unchecked:
+    """Return the fields of records; those of a part are freed before the next is decoded."""
+    columns: list[list[Any]] = [[] for _ in decoders.getters]
+    for records in parts:
+        for column, getter in zip(columns, decoders.getters, strict=True):
+            column.extend(map(getter, records))
+    ids, times, energy_kwh, *fields = columns
+    return Unchecked(ids, times, energy_kwh, fields)
