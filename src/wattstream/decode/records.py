@@ -3,6 +3,7 @@
 The columns only tell which rows are wrong; the rules for one record tell why.
 """
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
@@ -25,7 +26,7 @@ from wattstream.domain.readings import (
     Stream,
     is_valid_id,
 )
-from wattstream.domain.units import MICRO, Bool, Int64, exact, rfc3339
+from wattstream.domain.units import MICRO, Bool, Float64, Int64, exact, rfc3339
 
 
 class Record(msgspec.Struct, gc=False):
@@ -163,11 +164,11 @@ def checked_columns(unchecked: Unchecked, kind: Kind, limits: Limits) -> tuple[R
     good = _good_ids(unchecked.ids)
     at_us = parse(unchecked.times)
     good &= (at_us >= limits.oldest_us) & (at_us <= limits.newest_us)
-    energy = np.array(unchecked.energy_kwh, np.float64)
+    energy = _floats(unchecked.energy_kwh)
     good &= (energy >= 0) & (energy <= MAX_ENERGY_KWH)
     values = np.empty((len(good), len(kind.fields)))
     for i, field in enumerate(kind.fields):
-        column = np.array(unchecked.fields[i], np.float64)
+        column = _floats(unchecked.fields[i])
         good &= np.isnan(column) | ((column >= field.low) & (column <= field.high))
         values[:, i] = column
     if not good.all():
@@ -185,6 +186,14 @@ def chosen_rows(readings: Readings, good: Bool) -> Readings:
         readings.energy_ukwh[good],
         readings.values[good],
     )
+
+
+def _floats(column: list[float | None]) -> Float64:
+    """Return numbers as an array, float64[n], read-only; NaN where there is none."""
+    try:  # packed in half the time that NumPy needs for a list
+        return np.frombuffer(struct.pack(f"{len(column)}d", *column))
+    except struct.error:
+        return np.array(column, np.float64)
 
 
 def _good_ids(ids: list[str]) -> Bool:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, time
 import numpy as np
 from numpy.typing import NDArray
 
-from wattstream.domain.units import DAY_US, MICRO, NEVER_US, Int64, to_us
+from wattstream.domain.units import DAY_US, MICRO, NEVER_US, Int32, Int64, to_us
 
 FORM = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?([Zz]|([+-])(\d\d):(\d\d))?",
@@ -57,28 +57,23 @@ def parse(texts: list[str]) -> Int64:
     """Return timestamps in microseconds, int64[n]; NEVER_US where one does not parse."""
     if texts and texts[0] == texts[-1] and texts.count(texts[0]) == len(texts):
         return np.full(len(texts), _parse_or_never(texts[0]))
-    at_us = np.full(len(texts), NEVER_US)
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    joined = "".join(texts)
-    if not joined.isascii():
+    joined = "\n".join(texts)
+    data = np.frombuffer(f"{joined}\n".encode() if joined.isascii() else b"", np.uint8)
+    ends = np.flatnonzero(data == ord("\n"))
+    if len(ends) != len(texts):  # a text is not ASCII, or holds a line's end
         return np.array([_parse_or_never(text) for text in texts], np.int64)
-    data = np.frombuffer(joined.encode(), np.uint8)
-    starts = np.cumsum(lengths) - lengths
+    lengths = np.diff(ends, prepend=-1) - 1
+    if (lengths == lengths[0]).all() and _SHORTEST <= lengths[0] <= _LONGEST:
+        return _parse_same_length(data.reshape(len(texts), -1)[:, :-1])
+    at_us = np.full(len(texts), NEVER_US)
     for length in np.unique(lengths).tolist():
+        rows = np.flatnonzero(lengths == length)
         if _SHORTEST <= length <= _LONGEST:
-            rows = np.flatnonzero(lengths == length)
-            at_us[rows] = _parse_same_length(_table(data, starts[rows], length, len(texts)))
+            table = data[(ends[rows] - length)[:, None] + np.arange(length)]
+            at_us[rows] = _parse_same_length(table)
         else:
-            for row in np.flatnonzero(lengths == length).tolist():
-                at_us[row] = _parse_or_never(texts[row])
+            at_us[rows] = [_parse_or_never(texts[row]) for row in rows.tolist()]
     return at_us
-
-
-def _table(data: NDArray[np.uint8], starts: Int64, length: int, n: int) -> NDArray[np.uint8]:
-    """Return texts of one length as rows of bytes."""
-    if len(starts) == n:
-        return data.reshape(n, length)
-    return np.asarray(data[starts[:, None] + np.arange(length)])
 
 
 def _parse_or_never(text: str) -> int:
@@ -111,22 +106,22 @@ def _parse_same_form(text: NDArray[np.uint8], *, has_offset: bool) -> Int64:
     for place, mark in _PUNCTUATION:
         ok &= column[place] == ord(mark)
 
-    def number(start: int, stop: int) -> Int64:
+    def number(start: int, stop: int, rows: slice = slice(None)) -> Int32:
         nonlocal ok
-        value = np.zeros(len(text), np.int64)
+        ok &= (digit[start:stop] <= 9).all(axis=0)
+        value = np.zeros(len(text[rows]), np.int32)
         for place in range(start, stop):
-            ok &= digit[place] <= 9
-            value = value * 10 + digit[place]
+            value = value * 10 + digit[place, rows]
         return value
 
-    year, month, day = number(0, 4), number(5, 7), number(8, 10)
-    if (column[:10] == column[:10, :1]).all():  # what is usual: one day
-        year, month, day = year[:1], month[:1], day[:1]
+    is_one_day = (column[:10] == column[:10, :1]).all()  # what is usual
+    rows = slice(1) if is_one_day else slice(None)
+    year, month, day = number(0, 4, rows), number(5, 7, rows), number(8, 10, rows)
     hour, minute, second = number(11, 13), number(14, 16), number(17, 19)
     ok &= (hour < 24) & (minute < 60) & (second < 60) & (year >= 1)
     ok &= (month >= 1) & (month <= 12) & (day >= 1) & (day <= _days_in(year, month))
-    at_us = (hour * 3600 + minute * 60 + second) * MICRO
-    at_us += _days_from_civil(year, month, day) * DAY_US
+    at_us = (hour * 3600 + minute * 60 + second).astype(np.int64) * MICRO
+    at_us += _days_from_civil(year, month, day).astype(np.int64) * DAY_US
     if end > 19:
         ok &= column[19] == ord(".")
         kept = min(end, 26)
@@ -137,7 +132,7 @@ def _parse_same_form(text: NDArray[np.uint8], *, has_offset: bool) -> Int64:
         offset_hour, offset_minute = number(end + 1, end + 3), number(end + 4, end + 6)
         ok &= ((sign == ord("+")) | (sign == ord("-"))) & (column[end + 3] == ord(":"))
         ok &= (offset_hour < 24) & (offset_minute < 60)
-        offset_us = (offset_hour * 60 + offset_minute) * 60 * MICRO
+        offset_us = (offset_hour * 60 + offset_minute).astype(np.int64) * (60 * MICRO)
         at_us -= np.where(sign == ord("-"), -offset_us, offset_us)
     return np.where(ok, at_us, NEVER_US)
 
@@ -145,12 +140,12 @@ def _parse_same_form(text: NDArray[np.uint8], *, has_offset: bool) -> Int64:
 _MONTH_DAYS = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 
 
-def _days_in(year: Int64, month: Int64) -> Int64:
+def _days_in(year: Int32, month: Int32) -> Int64:
     is_leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     return np.asarray(_MONTH_DAYS[np.clip(month, 0, 12)] + (is_leap & (month == 2)))
 
 
-def _days_from_civil(year: Int64, month: Int64, day: Int64) -> Int64:
+def _days_from_civil(year: Int32, month: Int32, day: Int32) -> Int32:
     """Return days since 1970-01-01 of a Gregorian date.
 
     Source: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", days_from_civil.
