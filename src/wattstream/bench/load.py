@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 
@@ -33,6 +34,17 @@ class Outcome:
     def rate(self) -> float:
         """Readings a second."""
         return self.readings / self.seconds
+
+
+def together(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return what loads came to that ran one after the other."""
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    return Outcome(
+        sum(outcome.readings for outcome in outcomes),
+        seconds,
+        sum(outcome.cpu_share * outcome.seconds for outcome in outcomes) / seconds,
+        sorted(chain.from_iterable(outcome.ack_s for outcome in outcomes)),
+    )
 
 
 def run_load(

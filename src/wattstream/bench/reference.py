@@ -3,6 +3,7 @@
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import psycopg
@@ -11,7 +12,7 @@ from wattstream.store.postgres import arrays
 
 ROWS = 10_000
 _COMMITS = 24
-_RUNS = 5
+RUNS = 5
 _TABLE = """
 CREATE TABLE {name} (
     device_id int4, ts timestamptz, soc float4, e int8, t float4, PRIMARY KEY (device_id, ts)
@@ -25,14 +26,16 @@ def copy_rate(conninfo: str, connections: int = 1) -> float:
     The median of five runs, each into empty plain tables of fixed shape, one a connection, so that
     a fatter history table cannot flatter a ratio; and each as long as one stream of a batch case.
     """
-    commits = [_rows(commit) for commit in range(_COMMITS)]
+    return statistics.median(copy_once(conninfo, connections) for _ in range(RUNS))
+
+
+def copy_once(conninfo: str, connections: int = 1) -> float:
+    """Return the rows a second of one of those runs."""
+    commits = _commits()
     names = [f"bench_reference_{number}" for number in range(connections)]
     with ThreadPoolExecutor(connections) as threads:
-        rates = []
-        for _ in range(_RUNS):
-            seconds = threads.map(lambda name: _run(conninfo, name, commits), names)
-            rates.append(connections * _COMMITS * ROWS / max(seconds))
-    return statistics.median(rates)
+        seconds = threads.map(lambda name: _run(conninfo, name, commits), names)
+        return connections * _COMMITS * ROWS / max(seconds)
 
 
 def _run(conninfo: str, name: str, commits: list[memoryview]) -> float:
@@ -48,6 +51,12 @@ def _run(conninfo: str, name: str, commits: list[memoryview]) -> float:
         seconds = time.perf_counter() - started
         connection.execute(f"DROP TABLE {name}".encode())
     return seconds
+
+
+@cache
+def _commits() -> list[memoryview]:
+    """Return what is copied, made once."""
+    return [_rows(commit) for commit in range(_COMMITS)]
 
 
 def _rows(commit: int) -> memoryview:

@@ -1,10 +1,12 @@
 """The parts of the benchmark, on an embedded PostgreSQL and engines of its own."""
 
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
 
@@ -15,10 +17,10 @@ from wattstream.bench.detection import FULL, QUICK, SEEDS, Score, measure_detect
 from wattstream.bench.engine import Engine, empty_server, make_database, run_engine
 from wattstream.bench.export import QUICK_ROWS, ROWS, measure_export
 from wattstream.bench.guarded import measure_keys
-from wattstream.bench.load import Outcome, run_load
+from wattstream.bench.load import Outcome, run_load, together
 from wattstream.bench.memory import sampled
 from wattstream.bench.payloads import DEVICES, Request, Shape, moved, requests
-from wattstream.bench.reference import copy_rate
+from wattstream.bench.reference import RUNS, copy_once, copy_rate
 from wattstream.bench.rows import Row
 from wattstream.bench.viewers import measure_viewers
 from wattstream.bench.wrk import is_installed, run_wrk
@@ -30,14 +32,24 @@ from wattstream.store.postgres import migrate
 
 __all__ = ["DETECTION", "PARTS", "USUAL", "Bench", "Row", "Score", "description"]
 
-_CASES: list[tuple[str, Shape, int, str]] = [
-    ("batch", Shape(), 4, "JSON arrays of 5,000"),
-    ("batch", Shape(), 16, "JSON arrays of 5,000"),
-    ("forms", Shape(ndjson=True), 16, "NDJSON of 5,000"),
-    ("forms", Shape(compress=True), 16, "gzip of 5,000"),
-    ("forms", Shape(per_request=500), 16, "JSON arrays of 500"),
-    ("disorder", Shape(late_share=0.1), 16, "10 % late"),
-    ("disorder", Shape(duplicate_share=0.1), 16, "10 % sent twice"),
+
+class _Case(NamedTuple):
+    """What is sent to compare its rate with the reference."""
+
+    part: str
+    shape: Shape
+    connections: int
+    words: str
+
+
+_CASES = [
+    _Case("batch", Shape(), 4, "JSON arrays of 5,000"),
+    _Case("batch", Shape(), 16, "JSON arrays of 5,000"),
+    _Case("forms", Shape(ndjson=True), 16, "NDJSON of 5,000"),
+    _Case("forms", Shape(compress=True), 16, "gzip of 5,000"),
+    _Case("forms", Shape(per_request=500), 16, "JSON arrays of 500"),
+    _Case("disorder", Shape(late_share=0.1), 16, "10 % late"),
+    _Case("disorder", Shape(duplicate_share=0.1), 16, "10 % sent twice"),
 ]
 USUAL = (
     *("batch", "forms", "disorder", "backlog", "registers", "single"),
@@ -132,10 +144,9 @@ class Bench:
     def _measure(self, parts: tuple[str, ...], engine: Engine, conninfo: str, folder: Path) -> None:
         # Devices, partitions and caches are there before anything is timed.
         run_load(engine.port, self._requests(Shape(), 2), 4)
-        for part, shape, connections, case in _CASES:
-            if part in parts:
-                built = self._requests(shape, self._minutes)
-                self._load(part, engine, built, connections, case)
+        for case in _CASES:
+            if case.part in parts:
+                self._in_turns(engine, conninfo, case, self._minutes)
         if "backlog" in parts:
             self._backlog(engine, Shape(devices=DEVICES // 2, prefix="B"), "devices")
             shape = Shape(devices=DEVICES // 2, prefix="C", is_register=True)
@@ -144,37 +155,49 @@ class Bench:
         if "registers" in parts:
             shape = Shape(prefix="R", is_register=True)
             self._make_registers(engine, conninfo, shape)
-            built = self._requests(shape, self._minutes)
-            self._load("registers", engine, built, 16, "register devices")
+            case = _Case("registers", shape, 16, "register devices")
+            self._in_turns(engine, conninfo, case, self._minutes)
         if "single" in parts:
             self._singles(engine, folder)
         if "mixed" in parts:
             self._mixed(engine)
         if "million" in parts:
-            self._million(engine)
+            self._million(engine, conninfo)
 
     def _requests(self, shape: Shape, minutes: int) -> list[Request]:
         built = requests(shape, self._next_s, minutes, BATCH_PATH)
         self._next_s += 60 * minutes
         return built
 
-    def _load(
-        self, part: str, engine: Engine, built: list[Request], connections: int, case: str
-    ) -> Outcome:
-        outcome = run_load(engine.port, built, connections)
+    def _in_turns(self, engine: Engine, conninfo: str, case: _Case, minutes: int) -> None:
+        """Send some loads, with runs of the reference before, between and after them.
+
+        The machine may be half as fast a moment later, so both are measured at the same time.
+        """
+        copies = [copy_once(conninfo)]
+        outcomes = []
+        for _ in range(1 if self._is_quick else RUNS - 1):
+            built = self._requests(case.shape, minutes)
+            outcomes.append(run_load(engine.port, built, case.connections))
+            copies.append(copy_once(conninfo))
+        copy = statistics.median(copies)
+        words = f"{case.words}, {case.connections} connections"
+        note = f"COPY in turns {copy:,.0f}/s"
+        self._loaded(case.part, words, together(outcomes), copy, note)
+
+    def _loaded(self, part: str, case: str, outcome: Outcome, copy: float, note: str) -> None:
         acks = outcome.ack_s
         self._on_row(
             Row(
                 part,
-                f"{case}, {connections} connections",
+                case,
                 outcome.rate,
-                outcome.rate / self._copy,
+                outcome.rate / copy,
                 1000 * acks[len(acks) // 2],
                 1000 * acks[int(0.99 * (len(acks) - 1))],
-                f"load generator {outcome.cpu_share:.0%} of a core",
+                f"{note}; load generator {outcome.cpu_share:.0%} of a core",
             )
         )
-        return outcome
 
     def _make_registers(self, engine: Engine, conninfo: str, shape: Shape) -> None:
         run_load(engine.port, self._requests(shape, 1), 4)
@@ -202,12 +225,12 @@ class Bench:
             case = f"{blocks * block_s // 3600} h of {DEVICES:,} {what}, {order}"
             self._on_row(Row("backlog", case, rate, rate / self._copy, note=note))
 
-    def _million(self, engine: Engine) -> None:
+    def _million(self, engine: Engine, conninfo: str) -> None:
         devices = DEVICES if self._is_quick else 500_000
         shape = Shape(devices=devices, prefix="L")
         run_load(engine.port, self._requests(shape, 1), 4)
-        case = f"{2 * devices:,} devices, arrays of 5,000"
-        self._load("million", engine, self._requests(shape, 2), 16, case)
+        case = _Case("million", shape, 16, f"{2 * devices:,} devices, arrays of 5,000")
+        self._in_turns(engine, conninfo, case, 1)
 
     def _singles(self, engine: Engine, folder: Path) -> None:
         for connections in (64, 256, 1024):
@@ -235,7 +258,9 @@ class Bench:
     def _mixed(self, engine: Engine) -> None:
         built = self._requests(Shape(), self._minutes)
         with beats(engine.port, DEVICES) as beaten:
-            self._load("mixed", engine, built, 16, "arrays of 5,000 beside heartbeats")
+            outcome = run_load(engine.port, built, 16)
+        case = "arrays of 5,000 beside heartbeats, 16 connections"
+        self._loaded("mixed", case, outcome, self._copy, f"COPY before {self._copy:,.0f}/s")
         self._on_row(
             Row(
                 "mixed",
