@@ -111,7 +111,7 @@ def test_live_rows_sum_their_last_day(bench_conninfo: str) -> None:
             JOIN {stream}_history AS h ON h.device_id = l.device_id
                 AND h.measured_at >= l.bucket_at - interval '{day} seconds'
                 AND h.measured_at < l.bucket_at
-            GROUP BY l.device_id
+            GROUP BY l.device_id, l.day_energy_ukwh, l.day_readings, l.day_suspect_ukwh
             HAVING sum(h.energy_ukwh) <> l.day_energy_ukwh OR count(*) <> l.day_readings
                 OR l.day_suspect_ukwh <> 0""",
         )
