@@ -4,6 +4,7 @@ A type with the fields of that kind only is decoded sooner than `Record`, and th
 says of what stream all records are. It refuses whatever might make a record one of the other kind.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from operator import attrgetter
@@ -17,6 +18,8 @@ from wattstream.decode.pieces import PIECE_BYTES, pieces
 from wattstream.decode.records import Unchecked
 from wattstream.domain.readings import KINDS, METER, VEHICLE, Kind, Stream
 
+_KIND_OF_KEY = {kind.id_key.encode(): kind for kind in KINDS.values()}
+_ID = re.compile(rb'"(%b)"\s*:\s*"' % b"|".join(_KIND_OF_KEY))
 _USUAL_RECORD_BYTES = 256
 
 
@@ -100,8 +103,8 @@ def uniform_lines(body: bytes) -> tuple[Kind, Unchecked] | None:
 def _likely_kind(body: bytes) -> Kind | None:
     """Return the kind of the first record, where the last one seems to be of the same."""
     ends = body[:_USUAL_RECORD_BYTES] + body[-_USUAL_RECORD_BYTES:]
-    found = [kind for kind in KINDS.values() if kind.id_key.encode() in ends]
-    return found[0] if len(found) == 1 else None
+    keys = set(_ID.findall(ends))
+    return _KIND_OF_KEY[keys.pop()] if len(keys) == 1 else None
 
 
 def _cut(body: bytes) -> Iterator[bytes]:
