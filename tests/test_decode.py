@@ -10,6 +10,7 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from wattstream.decode.count import check_array
 from wattstream.decode.encoding import decompress
 from wattstream.decode.json import Decoded, decode_array, decode_lines, decode_one
 from wattstream.decode.records import Limits, TakesLongError
@@ -98,6 +99,7 @@ def test_decimal_strings_are_numbers() -> None:
         ({"meterId": "a\u00a0b"}, "id_invalid"),
         ({"meterId": "a\u0000"}, "id_invalid"),
         ({"meterId": "a\n"}, "id_invalid"),
+        ({"meterId": "a\x7f"}, "id_invalid"),
         ({"meterId": "x" * 129}, "id_invalid"),
         ({"meterId": 5}, "id_invalid"),
         ({"kwhConsumedAc": None}, "energy_missing"),
@@ -353,6 +355,14 @@ def test_columns_of_timestamps_agree_with_single_ones(texts: list[str]) -> None:
     assert parse(texts).tolist() == [one(text) for text in texts]
 
 
+def test_times_of_several_days_keep_their_own() -> None:
+    days = ["2024-02-29", "2024-03-01", "2026-02-28", "2026-02-29", "2026-12-31"]
+    for end in ("Z", ".5Z", "+01:00"):
+        texts = [f"{day}T23:59:5{i}{end}" for i, day in enumerate(days)]
+        expected = [NEVER_US if "26-02-29" in text else parse_one(text) for text in texts]
+        assert parse(texts).tolist() == expected
+
+
 @given(st.decimals(0, 10**9, places=6))
 def test_energy_is_exact_to_the_micro_kwh(energy: object) -> None:
     expected = int(energy * 10**6)  # type: ignore[operator]
@@ -414,6 +424,13 @@ def test_more_records_than_allowed_are_refused_whole(body: bytes) -> None:
     with pytest.raises(TooLargeError, match=r"at most [0-9]+ (records|values)") as caught:
         decode_array(body, limits)
     assert caught.value.code == "too_many_records"
+
+
+def test_records_are_counted_to_the_end_of_a_long_body() -> None:
+    body = b'["' + b"x" * 300_000 + b'",' + b"{}," * 100_000
+    check_array(body + b"1]", max_records=100_000)
+    with pytest.raises(TooLargeError, match="at most 100000 records"):
+        check_array(body + b"{}]", max_records=100_000)
 
 
 def test_more_lines_than_allowed_are_refused_empty_ones_too() -> None:

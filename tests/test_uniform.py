@@ -138,6 +138,8 @@ ONE = json.dumps(METER).encode()
         (ONE.replace(b", ", b",\n", 1), 2),
         (ONE + ONE.replace(b", ", b",\n", 1), 2),
         (ONE.replace(b"}", b', "x": {"y": {}\n{}}') + b"\n" + ONE, 3),
+        (ONE + ONE.replace(b"{", b'{"x":\n{},', 1), 2),
+        (ONE + ONE.replace(b"{", b'{"x":{}\n,', 1), 2),
         (b"\x0b" + ONE, 1),
         (ONE + b"\n\x0b", 1),
     ],
