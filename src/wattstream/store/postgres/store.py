@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -49,7 +48,6 @@ from wattstream.store.postgres.view import PostgresView, PostgresViewSnapshot
 WRITE_CONNECTIONS = 7
 _RECOMPUTE_EVERY_S, _RECOMPUTE_SOON_S = 10.0, 0.2
 _REFRESH_DEVICES = 64
-_PACKED_FROM = 1000  # a smaller flush is packed sooner than another thread gets its turn
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
 
 View = TypeVar("View", bound=PostgresSnapshot)
@@ -68,11 +66,6 @@ class PostgresStore:
         self._writers = {stream: FlushWriter(stream) for stream in Stream}
         self._lanes = {
             stream: Worker(conninfo, f"{stream} lane", plans_once=True) for stream in Stream
-        }
-        # One thread a lane packs the next flush while the lane's own waits for the database.
-        self._packers = {
-            stream: ThreadPoolExecutor(1, thread_name_prefix=f"wattstream-{stream} packer")
-            for stream in Stream
         }
         self._keeper = Worker(conninfo, "keeper")
         self._admin = Worker(conninfo, "admin")
@@ -114,8 +107,6 @@ class PostgresStore:
             self._recomputer,
         )
         await asyncio.gather(*(worker.close() for worker in workers))
-        for packer in self._packers.values():
-            packer.shutdown()
         await self._pool.close()
 
     async def write(
@@ -130,11 +121,6 @@ class PostgresStore:
         lane = self._lanes[readings.stream]
         watch = StageWatch()
 
-        def prepare() -> Flush:
-            flush = writer.prepare(readings, received_at_us)
-            watch.lap(Stage.PACK)
-            return flush
-
         def tell(progress: Progress) -> None:
             if on_progress is not None:
                 loop.call_soon_threadsafe(on_progress, progress)
@@ -143,10 +129,10 @@ class PostgresStore:
             watch.lap(Stage.WAIT)
             return _write_isolating(writer, connection, flush, tell)
 
-        if len(readings) < _PACKED_FROM:
-            flush = prepare()
-        else:
-            flush = await loop.run_in_executor(self._packers[readings.stream], prepare)
+        # Here, while the lane's thread waits for the database: a third thread would mostly wait for
+        # the interpreter, and so take several times as long.
+        flush = writer.prepare(readings, received_at_us)
+        watch.lap(Stage.PACK)
         written = await lane.run(write_packed)
         watch.lap(Stage.WRITE)
         return replace(written, stage_s=watch.seconds)
