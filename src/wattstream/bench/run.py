@@ -60,6 +60,8 @@ PARTS = (*USUAL, DETECTION)
 """What can be measured; the last does not measure speed, and runs only where it is asked for."""
 _LOG_FILES, _QUICK_LOG_FILES = 320, 48  # of 16 MiB
 _TEMPLATE_MINUTES = 24
+_SETTLE_S = 20.0
+_VACUUMS = "SELECT FROM pg_stat_activity WHERE backend_type = 'autovacuum worker' LIMIT 1"
 _REGISTERS = """
 UPDATE {stream}_live SET energy_mode = 1, version = version + 1
 WHERE device_id IN (SELECT device_id FROM devices WHERE external_id LIKE '{prefix}%%')
@@ -174,11 +176,13 @@ class Bench:
 
         The machine may be half as fast a moment later, so both are measured at the same time.
         """
+        _settle(conninfo)
         copies = [copy_once(conninfo)]
         outcomes = []
         for _ in range(1 if self._is_quick else RUNS - 1):
             built = self._requests(case.shape, minutes)
             outcomes.append(run_load(engine.port, built, case.connections))
+            _settle(conninfo)
             copies.append(copy_once(conninfo))
         copy = statistics.median(copies)
         words = f"{case.words}, {case.connections} connections"
@@ -296,6 +300,15 @@ class Bench:
             note = f"peak {max(taken):.0f} MiB; first tenth of the time up to {max(first):.0f}, "
             note += f"last tenth up to {max(last):.0f}"
             self._on_row(Row("memory", f"{name}, {seconds} s saturated", rate, None, note=note))
+
+
+def _settle(conninfo: str) -> None:
+    """Let the server end what a load leaves behind, so that the reference does not pay for it."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("CHECKPOINT")
+        until_s = time.monotonic() + _SETTLE_S
+        while connection.execute(_VACUUMS).fetchone() and time.monotonic() < until_s:
+            time.sleep(0.1)
 
 
 def _make_log_files(conninfo: str, files: int) -> None:
