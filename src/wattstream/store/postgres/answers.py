@@ -189,7 +189,8 @@ class PostgresSnapshot:
         )
         if key is None:
             return DeviceTotals(np.zeros(0, np.int64), np.zeros((len(sums), 0), np.int64))
-        return DeviceTotals(key.astype(np.int64), np.stack(sums, dtype=np.int64))
+        order = np.argsort(key)
+        return DeviceTotals(key[order].astype(np.int64), np.stack(sums, dtype=np.int64)[:, order])
 
     async def sums_within(
         self, stream: Stream, key: Int64, first_us: Int64, last_us: Int64

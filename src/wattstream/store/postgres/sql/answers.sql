@@ -11,7 +11,7 @@ WITH d AS (
         bucket_at = %(end_at)s::timestamptz
         AND bucket_at - {day_length} = %(start_at)s::timestamptz
     ), false) AS is_day
-    FROM {stream}_live WHERE device_id = %(device_id)s
+    FROM {stream}_warm WHERE device_id = %(device_id)s
 )
 SELECT total.*, left_carry.*, left_raw.*, right_carry.*, right_raw.*
 FROM (
@@ -22,7 +22,7 @@ FROM (
         WHERE device_id = %(device_id)s AND bucket_at >= %(start_at)s AND bucket_at < %(end_at)s
             AND NOT (SELECT is_day FROM d)
         UNION ALL
-        SELECT {day_columns} FROM {stream}_live
+        SELECT {day_columns} FROM {stream}_warm
         WHERE device_id = %(device_id)s AND (SELECT is_day FROM d)
         UNION ALL
         SELECT {sum_names} FROM {stream}_live
@@ -35,7 +35,7 @@ LEFT JOIN LATERAL (
     FROM {stream}_rollup WHERE device_id = %(device_id)s AND bucket_at = %(left_at)s
     UNION ALL
     SELECT before1_at, before1_ukwh, before2_at, before2_ukwh
-    FROM {stream}_live WHERE device_id = %(device_id)s AND bucket_at = %(left_at)s
+    FROM {stream}_warm WHERE device_id = %(device_id)s AND bucket_at = %(left_at)s
 ) AS left_carry ON true
 CROSS JOIN LATERAL (
     SELECT array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
@@ -52,7 +52,7 @@ LEFT JOIN LATERAL (
     FROM {stream}_rollup WHERE device_id = %(device_id)s AND bucket_at = %(right_at)s
     UNION ALL
     SELECT before1_at, before1_ukwh, before2_at, before2_ukwh
-    FROM {stream}_live WHERE device_id = %(device_id)s AND bucket_at = %(right_at)s
+    FROM {stream}_warm WHERE device_id = %(device_id)s AND bucket_at = %(right_at)s
 ) AS right_carry ON true
 CROSS JOIN LATERAL (
     SELECT array_agg(measured_at), array_agg(energy_ukwh), {field_aggregates}
@@ -78,7 +78,7 @@ FROM (
      WHERE device_id = %(device_id)s AND bucket_at >= %(bucket_at)s AND bucket_at < %(end_at)s
      ORDER BY bucket_at DESC LIMIT 2)
     UNION
-    (SELECT bucket_at FROM {stream}_live
+    (SELECT bucket_at FROM {stream}_warm
      WHERE device_id = %(device_id)s AND bucket_at >= %(bucket_at)s AND bucket_at < %(end_at)s)
 ) AS held,
 LATERAL (
@@ -92,21 +92,24 @@ LATERAL (
 -- name: since
 -- What each device sums since a start. The live row sums the day up to and with its open bucket;
 -- closed buckets between that day's start and the wanted one are read and taken off, or added. For
--- a fleet that reports, there are none.
-SELECT l.device_id, {since_sums}
+-- a fleet that reports, there are none. OFFSET 0: they are read once, not for each sum.
+SELECT device_id, {since_sums}
 FROM (
-    SELECT *, bucket_at - {day_length} AS day_at FROM {stream}_live
-    WHERE bucket_at >= %(start_at)s::timestamptz
-) AS l,
-LATERAL (
-    SELECT {signed_sums}
-    FROM {stream}_rollup AS r,
-        (SELECT CASE WHEN l.day_at < %(start_at)s::timestamptz THEN -1 ELSE 1 END) AS s(sign)
-    WHERE l.day_at <> %(start_at)s::timestamptz AND r.device_id = l.device_id
-        AND r.bucket_at >= least(l.day_at, %(start_at)s::timestamptz)
-        AND r.bucket_at < greatest(l.day_at, %(start_at)s::timestamptz)
-) AS x
-ORDER BY l.device_id
+    SELECT *, CASE WHEN day_at <> %(start_at)s::timestamptz THEN (
+        SELECT ARRAY[{signed_sums}]
+        FROM {stream}_rollup AS r,
+            (SELECT CASE WHEN l.day_at < %(start_at)s::timestamptz THEN -1 ELSE 1 END) AS s(sign)
+        WHERE r.device_id = l.device_id
+            AND r.bucket_at >= least(l.day_at, %(start_at)s::timestamptz)
+            AND r.bucket_at < greatest(l.day_at, %(start_at)s::timestamptz)
+    ) END AS x
+    FROM (
+        SELECT device_id, bucket_at - {day_length} AS day_at, {sum_names}, {day_columns}
+        FROM {stream}_live
+        WHERE bucket_at >= %(start_at)s::timestamptz
+    ) AS l
+    OFFSET 0
+) AS l
 
 -- name: fleet_totals
 SELECT array_agg(device_id), {sum_aggregates} FROM ({since}) AS devices
@@ -157,7 +160,7 @@ FROM (
     SELECT l.device_id, {rule_names}, {carry_values}
     FROM unnest(%(device_id)s::int4[], %(bucket_at)s::timestamptz[])
         WITH ORDINALITY AS u(id, bucket_at, place)
-    JOIN {stream}_live AS l ON l.device_id = u.id
+    JOIN {stream}_warm AS l ON l.device_id = u.id
     LEFT JOIN LATERAL (
         SELECT * FROM {stream}_rollup AS b
         WHERE b.device_id = u.id AND b.bucket_at = u.bucket_at

@@ -16,7 +16,7 @@ FROM (
         AND NOT EXISTS (SELECT FROM links WHERE meter_id = twin.device_id)
 ) AS l
 JOIN devices AS d ON d.device_id = l.meter_id
-JOIN meter_live AS m ON m.device_id = l.meter_id
+JOIN meter_warm AS m ON m.device_id = l.meter_id
 ORDER BY l.start_at, l.link_id
 
 -- name: all

@@ -93,7 +93,7 @@ FROM (
 ) AS closed
 
 -- name: device_ids
-SELECT array_agg(device_id ORDER BY device_id) FROM {stream}_live
+SELECT array_agg(device_id ORDER BY device_id) FROM {stream}_warm
 
 -- name: held_range
 SELECT min(first_at), max(last_at) FROM history_days WHERE stream = '{stream}'

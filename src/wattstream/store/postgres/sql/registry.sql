@@ -28,19 +28,19 @@ WHERE device_id = %(device_id)s
 -- name: device
 SELECT d.device_id, d.external_id, d.fleet, d.time_zone, d.alert_thresholds,
     l.energy_mode, l.modulus_ukwh, l.rated_w, l.heartbeat_s
-FROM devices AS d JOIN {stream}_live AS l USING (device_id)
+FROM devices AS d JOIN {stream}_warm AS l USING (device_id)
 WHERE d.stream = '{stream}' AND d.external_id = %(external_id)s
 
 -- name: keyed
 SELECT d.device_id, d.external_id, d.fleet, d.time_zone, d.alert_thresholds,
     l.energy_mode, l.modulus_ukwh, l.rated_w, l.heartbeat_s
-FROM devices AS d JOIN {stream}_live AS l USING (device_id)
+FROM devices AS d JOIN {stream}_warm AS l USING (device_id)
 WHERE d.device_id = ANY(%(device_id)s::int4[])
 
 -- name: devices
 SELECT d.device_id, d.external_id, d.fleet, d.time_zone, d.alert_thresholds,
     l.energy_mode, l.modulus_ukwh, l.rated_w, l.heartbeat_s
-FROM devices AS d JOIN {stream}_live AS l USING (device_id)
+FROM devices AS d JOIN {stream}_warm AS l USING (device_id)
 WHERE d.stream = '{stream}' AND d.external_id > %(after)s
 ORDER BY d.external_id
 LIMIT %(limit)s

@@ -22,7 +22,7 @@ FROM (
          WHERE device_id = %(device_id)s AND bucket_at >= %(bucket_at)s
          ORDER BY bucket_at LIMIT 1)
         UNION ALL
-        (SELECT bucket_at, {carry_names} FROM {stream}_live
+        (SELECT bucket_at, {carry_names} FROM {stream}_warm
          WHERE device_id = %(device_id)s AND bucket_at >= %(bucket_at)s)
     ) AS next
     ORDER BY bucket_at
@@ -52,7 +52,7 @@ FROM (
             WHERE device_id = %(device_id)s
                 AND bucket_at >= %(bucket_at)s AND bucket_at < %(end_at)s
             UNION ALL
-            SELECT bucket_at FROM {stream}_live
+            SELECT bucket_at FROM {stream}_warm
             WHERE device_id = %(device_id)s
                 AND bucket_at >= %(bucket_at)s AND bucket_at < %(end_at)s
         ) AS held,
