@@ -94,8 +94,9 @@ def test_postgresql_finds_the_devices_that_a_reach_admits(embedded: Server) -> N
     with psycopg.connect(conninfo) as connection:
         for number, external_id in enumerate(ids):
             connection.execute(
-                "INSERT INTO devices (stream, external_id, fleet) VALUES ('meter', %s, %s)",
-                [external_id, "x" if number % 2 else None],
+                "INSERT INTO devices (device_id, stream, external_id, fleet)"
+                " VALUES (%s, 'meter', %s, %s)",
+                [number + 1, external_id, "x" if number % 2 else None],
             )
     reaches = [
         Reach(fleet, pattern)
