@@ -283,6 +283,63 @@ def test_too_many_readings_in_a_quarter_hour_are_refused_alone(
     run(test)
 
 
+def test_a_large_flush_refuses_only_the_reading_that_is_too_many(
+    run: Callable[[Test], None],
+) -> None:
+    async def test(store: Store) -> None:
+        names = [f"L{i}" for i in range(500)]
+        await store.write(meters(*((name, NOW, 1, 1.0) for name in names)), NOW)
+        full = [(names[250], NOW + 1 + i, 1, 1.0) for i in range(8999)]
+        await store.write(meters(*full), NOW)
+        later = NOW + 10_000
+        written = await store.write(meters(*((name, later, 1, 1.0) for name in names)), NOW)
+        expected = [Verdict.STORED] * 500
+        expected[250] = Verdict.REFUSED
+        assert written.verdicts.tolist() == expected
+        assert written.refused[250][0] == "too_many_readings"
+        totals = [await energy(store, Stream.METER, names[i]) for i in (249, 250, 251)]
+        assert totals == [(2, 0, 2), (9000, 0, 9000), (2, 0, 2)]
+
+    run(test)
+
+
+@pytest.mark.parametrize("size", [8, 800])
+def test_two_engines_change_devices_of_one_block_in_turn(
+    make_database: Callable[[], str], size: int
+) -> None:
+    """Each has blocks in memory that the other has changed since, and another device of them."""
+    names = [f"T{i}" for i in range(size)]
+
+    async def main() -> None:
+        conninfo = make_database()
+        async for a in opened(conninfo):
+            async for b in opened(conninfo):
+                sent = 0
+                for step in range(12):
+                    writer, some = ((a, names), (b, names[::7]), (a, names[3::5]))[step % 3]
+                    rows = [(name, NOW + step * MINUTE, 1, float(step)) for name in some]
+                    written = await writer.write(meters(*rows), NOW)
+                    assert (written.verdicts == Verdict.STORED).all()
+                    sent += len(rows)
+                for place, name in enumerate(names[:40]):
+                    steps = [
+                        step
+                        for step in range(12)
+                        if place in (range(size), range(0, size, 7), range(3, size, 5))[step % 3]
+                    ]
+                    at, values, _ = await latest(b, Stream.METER, name)
+                    assert (at, values.fields) == (NOW + steps[-1] * MINUTE, (steps[-1],))
+                    total = await energy(a, Stream.METER, name)
+                    assert total == (len(steps), 0, len(steps))
+                async with a.snapshot() as snapshot:
+                    held = sum(day.readings for day in (await snapshot.stats(Stream.METER)).days)
+                assert held == sent
+                repair = await b.refresh(NOW - BUCKET_US, NOW + 2 * BUCKET_US)
+                assert repair.buckets_repaired == 0
+
+    asyncio.run(main())
+
+
 def test_what_was_refused_is_kept(run: Callable[[Test], None]) -> None:
     async def test(store: Store) -> None:
         both = Conflict({"kwhConsumedAc": 0.1, "voltage": None}, {"kwhConsumedAc": 36.2})
