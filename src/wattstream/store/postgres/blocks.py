@@ -26,7 +26,7 @@ from wattstream.domain.units import Bool, Int64, Rows
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.steps import Connection, Statement
 
-DEVICES = 8
+BLOCK_DEVICES = 8
 """Devices of a block."""
 _BITS = 3
 
@@ -47,7 +47,7 @@ def blocks_of(devices: Int64) -> tuple[Int64, Int64]:
     """
     number = devices >> _BITS
     starts = np.diff(number, prepend=-1) != 0
-    return number[starts], ((np.cumsum(starts) - 1) << _BITS) + (devices & (DEVICES - 1))
+    return number[starts], ((np.cumsum(starts) - 1) << _BITS) + (devices & (BLOCK_DEVICES - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Blocks:
     def chosen(self, part: Bool) -> "Blocks":
         """Return copies of some blocks."""
         return Blocks(
-            self.number[part], self.version[part], self.rows.compress(part.repeat(DEVICES))
+            self.number[part], self.version[part], self.rows.compress(part.repeat(BLOCK_DEVICES))
         )
 
 
@@ -86,7 +86,7 @@ def lock_blocks(connection: Connection, stream: Stream, number: Int64) -> Int64:
 
 def read_blocks(connection: Connection, stream: Stream, number: Int64) -> tuple[Rows, Bool]:
     """Return the rows of locked blocks, 8 k, and which devices exist."""
-    key = (number[:, None] * DEVICES + np.arange(DEVICES)).ravel()
+    key = (number[:, None] * BLOCK_DEVICES + np.arange(BLOCK_DEVICES)).ravel()
     rows = empty_live(stream, len(key))
     rows["device_id"] = key
     found = _read(connection, stream, key)

@@ -18,7 +18,7 @@ from wattstream.domain.units import DAY_US, MINUTE_US, Bool, Float64, Int32, Int
 from wattstream.store.port import Progress, Values, Verdict, Written
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.blocks import (
-    DEVICES,
+    BLOCK_DEVICES,
     Blocks,
     block_updates,
     blocks_of,
@@ -189,7 +189,7 @@ class FlushWriter:
             is_touched[batch.seg[batch.is_stored]] = True
             assign(blocks.rows, batch.place, live)
             is_block_touched = np.zeros(len(blocks.number), np.bool_)
-            is_block_touched[batch.place[is_touched] // DEVICES] = True
+            is_block_touched[batch.place[is_touched] // BLOCK_DEVICES] = True
             changed = blocks.chosen(is_block_touched)
             updates = block_updates(
                 self._kind.stream, changed, before.compress(is_touched), live.compress(is_touched)
@@ -206,14 +206,14 @@ class FlushWriter:
         if len(version) != len(number):
             raise _StaleCacheError
         if blocks is None:
-            blocks = Blocks(number, version, empty_live(stream, DEVICES * len(number)))
+            blocks = Blocks(number, version, empty_live(stream, BLOCK_DEVICES * len(number)))
             is_stale = np.ones(len(number), np.bool_)
         else:
             is_stale = version != blocks.version
             blocks.version[:] = version
         if is_stale.any():
             rows, exists = read_blocks(connection, stream, number[is_stale])
-            of_stale = is_stale.repeat(DEVICES)
+            of_stale = is_stale.repeat(BLOCK_DEVICES)
             assign(blocks.rows, of_stale, rows)
             is_missing = np.zeros(len(blocks.rows), np.bool_)
             is_missing[of_stale] = ~exists

@@ -9,7 +9,7 @@ from wattstream.domain.readings import Stream
 from wattstream.domain.rollup import empty_live
 from wattstream.domain.units import Int64
 from wattstream.store.postgres import arrays, statements
-from wattstream.store.postgres.blocks import DEVICES, hot_params
+from wattstream.store.postgres.blocks import BLOCK_DEVICES, hot_params
 
 
 class DeviceKeys:
@@ -59,7 +59,7 @@ class DeviceKeys:
             connection.execute(self._sql["register"], {"ids": new})
             found = connection.execute(self._sql["keys"], {"ids": new}).fetchall()
             key = arrays.PgArray(np.array([row[1] for row in found], np.int32))
-            empty = hot_params(empty_live(self._stream, DEVICES), self._stream)
+            empty = hot_params(empty_live(self._stream, BLOCK_DEVICES), self._stream)
             connection.execute(self._sql["make_hot"], {"device_id": key, **empty})
             connection.execute(self._sql["make_warm"], {"device_id": key})
         self._keys.update(found)

@@ -12,11 +12,11 @@ import numpy as np
 from wattstream.domain.readings import Stream
 from wattstream.domain.rollup import day_columns, live_dtype
 from wattstream.domain.units import Int64, Rows
-from wattstream.store.postgres.blocks import DEVICES, Blocks
+from wattstream.store.postgres.blocks import BLOCK_DEVICES, Blocks
 
 # About 100 MB a stream; the rows of further devices are read each time.
-_MAX_BLOCKS = 500_000 // DEVICES
-_MAX_NUMBER = 8_000_000 // DEVICES
+_MAX_BLOCKS = 500_000 // BLOCK_DEVICES
+_MAX_NUMBER = 8_000_000 // BLOCK_DEVICES
 _NO_PLACE = -1
 
 
@@ -36,7 +36,7 @@ class LiveCache:
 
     def _empty(self, blocks: int) -> Rows:
         """Return room for blocks, moved as one piece each."""
-        return np.zeros(blocks, np.dtype((np.void, DEVICES * self._dtype.itemsize)))
+        return np.zeros(blocks, np.dtype((np.void, BLOCK_DEVICES * self._dtype.itemsize)))
 
     def get(self, number: Int64) -> Blocks | None:
         """Return copies of blocks, numbers ascending, or None where one is unknown."""
