@@ -444,7 +444,7 @@ def test_more_lines_than_allowed_are_refused_empty_ones_too() -> None:
 def test_whoever_has_little_time_is_told_that_it_takes_long() -> None:
     limits = Limits(LIMITS.oldest_us, LIMITS.newest_us, max_patient=2)
     good = json.dumps(METER).encode()
-    for wrong in (b"{}", b"1", good.replace(b"15.2", b"-1"), good.replace(b"230", b'"230"')):
+    for wrong in (b"{}", b"1", good.replace(b"15.2", b"-1"), good.replace(b"230", b'"low"')):
         for decoder, mark in ((decode_array, b","), (decode_lines, b"\n")):
             body = mark.join([wrong] * 3)
             with pytest.raises(TakesLongError):

@@ -28,7 +28,9 @@ VEHICLE = {
 ids = st.sampled_from(
     ["M1", "", "a b", "a\nb", "\u00e9", "\u00a0", "\x7f", "~", "x" * 128, "x" * 129]
 )
-numbers = st.sampled_from([0, -1, 0.0000005, 99.9, 10**10, None, "2.5", "x", True, []])
+numbers = st.sampled_from(
+    [0, -1, 0.0000005, 99.9, 10**10, None, "2.5", "1e999", "-0", "1_0", " 1", "nan", "x", True, []]
+)
 changes = st.fixed_dictionaries(
     {},
     optional={
@@ -87,7 +89,15 @@ def test_records_of_a_body_are_judged_as_each_is_alone(
     assert verdicts(decode_lines(b"\n".join(texts), LIMITS)) == expected
 
 
-@pytest.mark.parametrize("record", [METER, VEHICLE])
+@pytest.mark.parametrize(
+    "record",
+    [
+        METER,
+        VEHICLE,
+        {**METER, "kwhConsumedAc": "0.13", "voltage": "+2.3e2"},
+        {**METER, "voltage": "7"},
+    ],
+)
 @pytest.mark.parametrize("count", [1, 3000])
 def test_a_body_of_one_kind_goes_that_way(record: dict[str, object], count: int) -> None:
     nulls = dict.fromkeys([*METER, *VEHICLE, "type"])
@@ -110,7 +120,7 @@ def test_a_body_of_one_kind_goes_that_way(record: dict[str, object], count: int)
         {"type": "METER"},
         {"vehicleId": "V1"},
         {"meterId": None},
-        {"voltage": "230"},
+        {"voltage": "low"},
         {"kwhConsumedAc": None},
         {"timestamp": None},
     ],

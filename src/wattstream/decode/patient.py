@@ -14,7 +14,7 @@ MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 RECORD = msgspec.json.Decoder(Record)
 
-_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _KEYS = Record.__struct_fields__
 _Loose = msgspec.defstruct("_Loose", [(key, msgspec.Raw, msgspec.Raw(b"null")) for key in _KEYS])
 _LOOSE = msgspec.json.Decoder(_Loose)
@@ -130,7 +130,7 @@ def _number(name: str, raw: bytes, about: str) -> float | None:
     text = raw.decode(errors="replace")
     if raw[:1] == b'"':
         text = _text(name, raw) or ""
-    if _DECIMAL.fullmatch(text) is None:
+    if DECIMAL.fullmatch(text) is None:
         stem = _stem(name)
         raise ReadingError(
             f"{name} must be a number or a decimal string, got {shown(raw)}{about}",

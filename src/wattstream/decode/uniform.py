@@ -2,6 +2,7 @@
 
 A type with the fields of that kind only is decoded sooner than `Record`, and that it was decoded
 says of what stream all records are. It refuses whatever might make a record one of the other kind.
+Where a number is no JSON number, a second type takes decimal strings as well.
 """
 
 import re
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from wattstream.decode.patient import MALFORMED
+from wattstream.decode.patient import DECIMAL, MALFORMED
 from wattstream.decode.pieces import PIECE_BYTES, pieces
 from wattstream.decode.records import Unchecked
 from wattstream.domain.readings import KINDS, METER, VEHICLE, Kind, Stream
@@ -26,13 +27,13 @@ _USUAL_RECORD_BYTES = 256
 class _Decoders:
     """How to decode the records of one kind, and fetch their fields."""
 
-    def __init__(self, kind: Kind, other: Kind) -> None:
+    def __init__(self, kind: Kind, other: Kind, number: Any) -> None:
         record: Any = msgspec.defstruct(
             "_Record",
             [
                 (kind.id_key, str),
-                (kind.energy_key, float),
-                *((field.key, float | None, None) for field in kind.fields),
+                (kind.energy_key, number),
+                *((field.key, number | None, None) for field in kind.fields),
                 ("timestamp", str),
                 ("type", Literal[kind.stream.value] | None, None),
                 (other.id_key, None, None),
@@ -41,6 +42,7 @@ class _Decoders:
             gc=False,
         )
         envelope: Any = msgspec.defstruct("_Envelope", [("records", list[record])], gc=False)
+        self.takes_text = number is not float
         self.array: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list[record])
         self.envelope: msgspec.json.Decoder[Any] = msgspec.json.Decoder(envelope)
         self.line: msgspec.json.Decoder[Any] = msgspec.json.Decoder(record)
@@ -50,8 +52,8 @@ class _Decoders:
 
 
 _DECODERS = {
-    Stream.METER: _Decoders(METER, VEHICLE),
-    Stream.VEHICLE: _Decoders(VEHICLE, METER),
+    stream: [_Decoders(kind, other, number) for number in (float, float | str)]
+    for stream, kind, other in ((Stream.METER, METER, VEHICLE), (Stream.VEHICLE, VEHICLE, METER))
 }
 
 
@@ -64,15 +66,14 @@ def uniform_array(body: bytes, *, is_object: bool) -> tuple[Kind, Unchecked] | N
     kind = _likely_kind(body)
     if kind is None:
         return None
-    decoders = _DECODERS[kind.stream]
-    parts = pieces(body)
-    with suppress(*MALFORMED):
-        if parts is None and is_object:
-            unchecked = _fetched([decoders.envelope.decode(body).records], decoders)
-        else:
-            unchecked = _fetched(map(decoders.array.decode, parts or [body]), decoders)
-        if unchecked.ids:
-            return kind, unchecked
+    for decoders in _DECODERS[kind.stream]:
+        parts = pieces(body)
+        with suppress(*MALFORMED):
+            if parts is None and is_object:
+                unchecked = _fetched([decoders.envelope.decode(body).records], decoders)
+            else:
+                unchecked = _fetched(map(decoders.array.decode, parts or [body]), decoders)
+            return (kind, unchecked) if unchecked.ids else None
     return None
 
 
@@ -92,11 +93,10 @@ def uniform_lines(body: bytes) -> tuple[Kind, Unchecked] | None:
     breaks = np.flatnonzero(text == ord("\n"))
     if not ((text[breaks - 1] == ord("}")) & (text[breaks + 1] == ord("{"))).all():
         return None
-    decoders = _DECODERS[kind.stream]
-    with suppress(*MALFORMED):
-        unchecked = _fetched(map(decoders.line.decode_lines, _cut(body)), decoders)
-        if len(unchecked.ids) == len(breaks) + 1:
-            return kind, unchecked
+    for decoders in _DECODERS[kind.stream]:
+        with suppress(*MALFORMED):
+            unchecked = _fetched(map(decoders.line.decode_lines, _cut(body)), decoders)
+            return (kind, unchecked) if len(unchecked.ids) == len(breaks) + 1 else None
     return None
 
 
@@ -118,10 +118,28 @@ def _cut(body: bytes) -> Iterator[bytes]:
 
 
 def _fetched(parts: Iterable[list[Any]], decoders: _Decoders) -> Unchecked:
-    """Return the fields of records; those of a part are freed before the next is decoded."""
+    """Return the fields of records; those of a part are freed before the next is decoded.
+
+    Raises:
+        msgspec.ValidationError: A text that stands for a number is none.
+    """
     columns: list[list[Any]] = [[] for _ in decoders.getters]
     for records in parts:
         for column, getter in zip(columns, decoders.getters, strict=True):
             column.extend(map(getter, records))
     ids, times, energy_kwh, *fields = columns
+    if decoders.takes_text:
+        energy_kwh, *fields = map(_numbers, (energy_kwh, *fields))
     return Unchecked(ids, times, energy_kwh, fields)
+
+
+def _numbers(column: list[Any]) -> list[float | None]:
+    """Return numbers, decimal strings and None as numbers and None.
+
+    Raises:
+        msgspec.ValidationError: A string is no number.
+    """
+    texts = [value for value in column if isinstance(value, str)]
+    if not all(map(DECIMAL.fullmatch, texts)):
+        raise msgspec.ValidationError
+    return [None if value is None else float(value) for value in column]
