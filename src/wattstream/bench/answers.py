@@ -25,7 +25,7 @@ QUICK_SIZES = (200_000, 1_000_000, 5_000_000)
 
 _PART = "answers"
 _DATABASE = "wattstream_answers"
-_WARM_UP = 20
+_WARM_UP = 120  # each connection of the pool prepares a statement when it is asked again
 
 
 @dataclass(frozen=True, slots=True)
