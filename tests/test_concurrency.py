@@ -19,19 +19,26 @@ from wattstream.store.port import Verdict
 from wattstream.store.postgres import PostgresStore
 
 
-@pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("seconds", "count", "step_s"),
+    [(4, 300, 1), (4, 600, 400), pytest.param(60, 300, 1, marks=pytest.mark.slow)],
+)
 def test_two_engines_with_opposite_orders_see_no_error_and_count_once(
-    make_database: Callable[[], str], seconds: int
+    make_database: Callable[[], str], seconds: int, count: int, step_s: int
 ) -> None:
-    """Both send every reading, the one forwards and the other backwards."""
-    devices = [f"D{i}" for i in range(300)]
+    """Both send every reading, the one forwards and the other backwards.
+
+    Flushes of 300 are one statement each, those of 600 have a COPY; every 400 s, most of them open
+    a quarter-hour.
+    """
+    devices = [f"D{i}" for i in range(count)]
     rules = Rules(EnergyMode.REGISTER, None, 22_000)
 
     async def send(store: PostgresStore, *, forwards: bool, until: float) -> tuple[int, int]:
         stored = step = 0
-        order = list(range(300)) if forwards else list(reversed(range(300)))
+        order = list(range(count)) if forwards else list(reversed(range(count)))
         while time.monotonic() < until:
-            at = FIRST + step * MICRO
+            at = FIRST + step * step_s * MICRO
             rows = [Sent(device, at, step * 10) for device in order]
             written = await store.write(readings(Stream.METER, lambda d: devices[d], rows), NOW)
             assert set(written.verdicts.tolist()) <= {Verdict.STORED, Verdict.DUPLICATE}
@@ -50,13 +57,14 @@ def test_two_engines_with_opposite_orders_see_no_error_and_count_once(
                     send(a, forwards=True, until=until), send(b, forwards=False, until=until)
                 )
                 steps = max(steps_a, steps_b)
-                assert one + two == steps * 300
+                assert one + two == steps * count
                 assert min(steps_a, steps_b) > 10
                 async with a.snapshot() as snapshot:
                     assert sum(d.readings for d in (await snapshot.stats(Stream.METER)).days) == (
-                        steps * 300
+                        steps * count
                     )
-                assert (await b.refresh(FIRST, FIRST + steps * MICRO)).buckets_repaired == 0
+                last = FIRST + steps * step_s * MICRO
+                assert (await b.refresh(FIRST, last)).buckets_repaired == 0
 
     asyncio.run(main())
 

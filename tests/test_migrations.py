@@ -106,6 +106,19 @@ def test_live_rows_in_blocks_are_the_same_rows_and_written_one_by_one(
         new = {one["device_id"]: one["version"] for one in connection.execute(versions)}
         assert {device for device in new if new[device] != old[device]} == {8, 9, 15}
 
+        other = [name for name in columns if name not in ("device_id", "version")]
+        for name in other:  # several devices of a block, one column at a time
+            step = "interval '1 s'" if name.endswith("_at") else "1"
+            connection.execute(f"UPDATE {view} SET {name} = {name} + {step} WHERE device_id < 16")
+        stepped = [one["row"] for one in connection.execute(rows).fetchall()]
+        assert stepped[4:] == after[4:]
+        for old_row, new_row in zip(after[:4], stepped[:4], strict=True):
+            assert {name for name in new_row if new_row[name] == old_row[name]} == {"device_id"}
+
+        for at in ("1999-12-31 23:59:59.999999Z", "2026-02-09 10:00:00.000001Z", "-infinity"):
+            same = "SELECT hot_time(hot_number(%s)) = %s::timestamptz AS same"
+            assert connection.execute(same, [at, at]).fetchone() == {"same": True}
+
         key = "SELECT nextval(pg_get_serial_sequence('devices', 'device_id'))"
         first = connection.execute(key).fetchone()
         assert first is not None

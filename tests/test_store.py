@@ -340,6 +340,51 @@ def test_two_engines_change_devices_of_one_block_in_turn(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("size", [5, 500])
+def test_devices_removed_under_the_engine_are_made_again(embedded: Server, size: int) -> None:
+    """By hand, or by a restore: their rows are gone, the blocks that they shared are not."""
+    conninfo = embedded.make_database()
+    names = [f"G{i}" for i in range(size)]
+
+    async def main() -> None:
+        async for store in opened(conninfo):
+            await store.write(meters(*((name, NOW, 1, 1.0) for name in names)), NOW)
+            with psycopg.connect(conninfo, autocommit=True) as connection:
+                for table in ("devices", "meter_warm", "meter_history", "meter_rollup"):
+                    connection.execute(
+                        f"DELETE FROM {table} WHERE device_id ="
+                        " (SELECT device_id FROM meter_warm ORDER BY device_id OFFSET 2 LIMIT 1)"
+                        if table != "devices"
+                        else "DELETE FROM devices WHERE external_id = 'G2'"
+                    )
+            for later in (NOW + 2 * BUCKET_US, NOW + BUCKET_US):  # a new quarter-hour, a late one
+                rows = ((name, later, 1, 1.0) for name in names)
+                written = await store.write(meters(*rows), NOW)
+                assert (written.verdicts == Verdict.STORED).all()
+            totals = [await energy(store, Stream.METER, name) for name in names[:4]]
+            assert [total[0] for total in totals] == [3, 3, 2, 3]
+
+    asyncio.run(main())
+
+
+def test_a_device_without_a_reading_has_no_values(embedded: Server) -> None:
+    conninfo = embedded.make_database()
+
+    async def main() -> None:
+        async for store in opened(conninfo):
+            await store.change_device(Stream.VEHICLE, "new", DeviceChange(fleet="x"))
+            await store.write(vehicles(("other", NOW, 1, 50.0, 20.0)), NOW)
+
+    asyncio.run(main())
+    with psycopg.connect(conninfo) as connection:
+        rows = connection.execute(
+            "SELECT external_id, soc_percent, battery_temp_c, last_at::text"
+            " FROM vehicle_live JOIN devices USING (device_id) ORDER BY 1"
+        ).fetchall()
+    assert rows[0] == ("new", None, None, "-infinity")
+    assert rows[1][:3] == ("other", 50.0, 20.0)
+
+
 def test_what_was_refused_is_kept(run: Callable[[Test], None]) -> None:
     async def test(store: Store) -> None:
         both = Conflict({"kwhConsumedAc": 0.1, "voltage": None}, {"kwhConsumedAc": 36.2})

@@ -121,6 +121,8 @@ def empty_live(stream: Stream, n: int) -> Rows:
     live = np.zeros(n, live_dtype(stream))
     for name in ("last_at", "received_at", "prev_at", "bucket_at", "before1_at", "before2_at"):
         live[name] = NEVER_US
+    for field in KINDS[stream].fields:
+        live[field.column] = np.nan
     live["heartbeat_s"] = 60
     return live
 

@@ -32,7 +32,7 @@ _FEW = 2000
 
 _Row = tuple[Device, Latest]
 _Seen = Versions | dict[int, _Row]
-"""What was there at the last look: versions of all rows, or the rows of named devices by key."""
+"""What was there at the last look: versions of all devices, or the rows of named ones by key."""
 # A row is committed some time after its readings came, and clocks of engines differ a little:
 # who comes back is told again what came so long before.
 _OVERLAP_US = 15 * MICRO

@@ -21,7 +21,7 @@ class Versions:
 
     Attributes:
         device: Keys, int64[n].
-        version: A new random number with every change of the row, int64[n].
+        version: Another number whenever what is shown of the device changes, int64[n].
         received_at_us: When the newest reading came, int64[n]; NEVER_US for none.
     """
 

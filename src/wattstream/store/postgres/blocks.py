@@ -78,9 +78,9 @@ def lock_blocks(connection: Connection, stream: Stream, number: Int64) -> Int64:
         {"block": arrays.PgArray(number.astype(np.int32))},
         binary=True,
     ).fetchone()
-    if found is None or found[1] is None:
+    if found is None or found[0] is None:
         return np.zeros(0, np.int64)
-    versions: Int64 = found[1]
+    versions: Int64 = found[0]
     return versions
 
 

@@ -1,7 +1,7 @@
 """One flush: readings of one stream into history, live state and rollups, in one transaction.
 
 The order of steps is what makes it right with several writers: devices first, partitions
-next, then the lock on every live row, and only then any other read or write.
+next, then the lock on every block of live rows, and only then any other read or write.
 """
 
 from collections.abc import Callable
@@ -128,7 +128,7 @@ class FlushWriter:
         """
         try:
             return self._write(connection, flush, on_progress)
-        except (_StaleCacheError, psycopg.errors.CheckViolation):
+        except (_StaleCacheError, ChangedRowError, psycopg.errors.CheckViolation):
             # A restore or an operator removed devices or a partition under us.
             self.keys.forget()
             self.partitions.forget()

@@ -14,7 +14,7 @@ Connection = psycopg.Connection[Any]
 
 
 class ChangedRowError(Exception):
-    """A live row is not as it was read: somebody else changed it."""
+    """A block of live rows is not as it was read, or a row of it is gone: somebody changed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def commit(
 
     Args:
         connection: In no transaction.
-        steps: The first must change a number of rows.
+        steps: The first is a statement that must change a number of rows.
         on_progress: Told of the statements and of the COPY, where there is one.
 
     Raises:
@@ -83,29 +83,22 @@ def commit(
                 connection.rollback()
             raise
         return
-    statements = [step for step in steps if isinstance(step, Statement)]
-    params = {
-        f"s{i}_{name}": value
-        for i, statement in enumerate(statements)
-        for name, value in statement.params.items()
-    }
-    joined = _joined(tuple(statement.sql for statement in statements))
-    try:
-        connection.execute(joined, params | {"rows": statements[0].rows})
-    except psycopg.errors.DivisionByZero as error:
-        raise ChangedRowError from error
+    _execute_joined(connection, [step for step in steps if isinstance(step, Statement)])
 
 
 def _commit_copies(
     connection: Connection, steps: Sequence[Step], on_progress: Callable[[Progress], None]
 ) -> None:
-    with connection.pipeline():
-        connection.execute(b"BEGIN")
-        sent = [
-            (connection.execute(step.sql, step.params), step.rows)
-            for step in steps
-            if isinstance(step, Statement)
-        ]
+    statements = [step for step in steps if isinstance(step, Statement)]
+    try:
+        with connection.pipeline():
+            connection.execute(b"BEGIN")
+            # Where the first finds a row changed, it fails, and the server leaves out the rest:
+            # those would take locks that only the first one's allow.
+            _send_joined(connection, statements[:1])
+            sent = [(connection.execute(one.sql, one.params), one.rows) for one in statements[1:]]
+    except psycopg.errors.DivisionByZero as error:
+        raise ChangedRowError from error
     if any(rows is not None and cursor.rowcount != rows for cursor, rows in sent):
         raise ChangedRowError
     on_progress(Progress.HALF)
@@ -118,15 +111,39 @@ def _nobody(progress: Progress) -> None:
     """Tell nobody."""
 
 
+def _execute_joined(connection: Connection, statements: Sequence[Statement]) -> None:
+    """Send statements as one, which is a transaction, and one round trip."""
+    try:
+        _send_joined(connection, statements)
+    except psycopg.errors.DivisionByZero as error:
+        raise ChangedRowError from error
+
+
+def _send_joined(connection: Connection, statements: Sequence[Statement]) -> None:
+    params = {
+        f"s{i}_{name}": value
+        for i, statement in enumerate(statements)
+        for name, value in (*statement.params.items(), ("rows", statement.rows))
+        if name != "rows" or value is not None
+    }
+    joined = _joined(tuple((one.sql, one.rows is not None) for one in statements))
+    connection.execute(joined, params)
+
+
 @cache
-def _joined(statements: tuple[bytes, ...]) -> bytes:
+def _joined(statements: tuple[tuple[bytes, bool], ...]) -> bytes:
     """Return statements as one, whose parameters have the place of their own in their names.
 
-    The first is run before the others, and fails with a division by zero where it changed
-    another number of rows than it must. A single statement is a transaction, and one round trip.
+    Those that must change a number of rows are run before the others, in their order; where one
+    changes another number, the whole fails with a division by zero, and none after it is run.
     """
     parts = [
         b"s%d AS (%s RETURNING 1)" % (i, re.sub(rb"%\((\w+)\)s", rb"%%(s%d_\1)s" % i, sql))
-        for i, sql in enumerate(statements)
+        for i, (sql, _) in enumerate(statements)
     ]
-    return b"WITH %s SELECT 1 / ((SELECT count(*) FROM s0) = %%(rows)s)::int" % b", ".join(parts)
+    checks = [
+        b"WHEN (SELECT count(*) FROM s%d) <> %%(s%d_rows)s THEN 0" % (i, i)
+        for i, (_, is_counted) in enumerate(statements)
+        if is_counted
+    ]
+    return b"WITH %s SELECT 1 / CASE %s ELSE 1 END" % (b", ".join(parts), b" ".join(checks))

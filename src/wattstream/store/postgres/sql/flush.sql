@@ -1,9 +1,9 @@
 -- name: lock
 -- The lock comes before every other read of the flush; a later statement sees what its
 -- holder before us committed. Locked in one order, so flushes cannot deadlock.
-SELECT array_agg(block), array_agg(version)
+SELECT array_agg(version)
 FROM (
-    SELECT block, version FROM {stream}_hot
+    SELECT version FROM {stream}_hot
     WHERE block = ANY(%(block)s::int4[])
     ORDER BY block
     FOR UPDATE

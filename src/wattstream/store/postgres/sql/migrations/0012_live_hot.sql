@@ -6,16 +6,21 @@
 ALTER TABLE devices ALTER COLUMN device_id SET CACHE 64;
 SELECT setval(
     pg_get_serial_sequence('devices', 'device_id'),
-    (SELECT coalesce(max(device_id), 0) / 64 * 64 + 63 FROM devices)
+    (
+        SELECT greatest(
+            max(device_id), pg_sequence_last_value(pg_get_serial_sequence('devices', 'device_id')), 0
+        ) / 64 * 64 + 63
+        FROM devices
+    )
 );
 
 -- Times are microseconds since 2000, as PostgreSQL has them inside; it takes integers faster.
 CREATE FUNCTION hot_number(at timestamptz) RETURNS int8 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN at = '-infinity' THEN -9223372036854775808
+    SELECT CASE WHEN at = '-infinity' THEN '-9223372036854775808'::int8
         ELSE (extract(epoch FROM at - timestamptz '2000-01-01 00:00Z') * 1000000)::int8 END
 $$;
 CREATE FUNCTION hot_time(number int8) RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN number = -9223372036854775808 THEN '-infinity'
+    SELECT CASE WHEN number = '-9223372036854775808'::int8 THEN '-infinity'
         ELSE timestamptz '2000-01-01 00:00Z' + number * interval '1 microsecond' END
 $$;
 
@@ -138,91 +143,152 @@ SELECT
     nullif(fields[(device_id & 7) + 1][2], 'NaN') AS battery_temp_c
 FROM vehicle_warm JOIN vehicle_hot ON block = device_id >> 3;
 
--- An UPDATE of the view: what is rarely changed, and not by a flush. A row that gets no version of
--- its own gets a new one, for the engines that have it in memory.
-CREATE FUNCTION write_meter_live() RETURNS trigger LANGUAGE plpgsql AS $$
+-- An UPDATE of the view: what is rarely changed, and not by a flush. Hot columns, rules and the other
+-- warm columns are each written only where it changes one, for nothing locks what it has read. A row
+-- that gets no version of its own gets a new one, for the engines that have it in memory.
+CREATE FUNCTION write_meter_live() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
 DECLARE
     slot int := (OLD.device_id & 7) + 1;
 BEGIN
-    UPDATE meter_hot SET
-        version = CASE WHEN NEW.version = OLD.version
-            THEN (random() * 9e18)::int8 ELSE NEW.version END,
-        numbers[slot][1] = hot_number(NEW.last_at),
-        numbers[slot][2] = hot_number(NEW.received_at),
-        numbers[slot][3] = hot_number(NEW.prev_at),
-        numbers[slot][4] = NEW.last_ukwh,
-        numbers[slot][5] = NEW.delta_ukwh,
-        numbers[slot][6] = NEW.prev_ukwh,
-        numbers[slot][7] = NEW.energy_ukwh,
-        numbers[slot][8] = NEW.suspect_ukwh,
-        numbers[slot][9] = NEW.readings,
-        numbers[slot][10] = NEW.voltage_sum_micro,
-        numbers[slot][11] = NEW.voltage_count,
-        fields[slot][1] = coalesce(NEW.voltage_v, 'NaN')
+    UPDATE meter_hot SET version = CASE
+        WHEN NEW.version = OLD.version THEN (random() * 9e18)::int8 ELSE NEW.version END
     WHERE block = OLD.device_id >> 3;
-    UPDATE meter_warm SET
-        energy_mode = NEW.energy_mode,
-        heartbeat_s = NEW.heartbeat_s,
-        day_readings = NEW.day_readings,
-        day_voltage_count = NEW.day_voltage_count,
-        modulus_ukwh = NEW.modulus_ukwh,
-        rated_w = NEW.rated_w,
-        day_energy_ukwh = NEW.day_energy_ukwh,
-        day_suspect_ukwh = NEW.day_suspect_ukwh,
-        day_voltage_sum_micro = NEW.day_voltage_sum_micro,
-        before1_at = NEW.before1_at,
-        before1_ukwh = NEW.before1_ukwh,
-        before2_at = NEW.before2_at,
-        before2_ukwh = NEW.before2_ukwh,
-        bucket_at = NEW.bucket_at
-    WHERE device_id = OLD.device_id;
+    IF ROW(
+        NEW.last_at, NEW.received_at, NEW.prev_at, NEW.last_ukwh, NEW.delta_ukwh, NEW.prev_ukwh,
+        NEW.energy_ukwh, NEW.suspect_ukwh, NEW.readings, NEW.voltage_sum_micro, NEW.voltage_count,
+        NEW.voltage_v
+    ) IS DISTINCT FROM ROW(
+        OLD.last_at, OLD.received_at, OLD.prev_at, OLD.last_ukwh, OLD.delta_ukwh, OLD.prev_ukwh,
+        OLD.energy_ukwh, OLD.suspect_ukwh, OLD.readings, OLD.voltage_sum_micro, OLD.voltage_count,
+        OLD.voltage_v
+    ) THEN
+        UPDATE meter_hot SET
+            numbers[slot][1] = hot_number(NEW.last_at),
+            numbers[slot][2] = hot_number(NEW.received_at),
+            numbers[slot][3] = hot_number(NEW.prev_at),
+            numbers[slot][4] = NEW.last_ukwh,
+            numbers[slot][5] = NEW.delta_ukwh,
+            numbers[slot][6] = NEW.prev_ukwh,
+            numbers[slot][7] = NEW.energy_ukwh,
+            numbers[slot][8] = NEW.suspect_ukwh,
+            numbers[slot][9] = NEW.readings,
+            numbers[slot][10] = NEW.voltage_sum_micro,
+            numbers[slot][11] = NEW.voltage_count,
+            fields[slot][1] = coalesce(NEW.voltage_v, 'NaN')
+        WHERE block = OLD.device_id >> 3;
+    END IF;
+    IF ROW(
+        NEW.energy_mode, NEW.heartbeat_s, NEW.modulus_ukwh, NEW.rated_w
+    ) IS DISTINCT FROM ROW(
+        OLD.energy_mode, OLD.heartbeat_s, OLD.modulus_ukwh, OLD.rated_w
+    ) THEN
+        UPDATE meter_warm SET
+            energy_mode = NEW.energy_mode,
+            heartbeat_s = NEW.heartbeat_s,
+            modulus_ukwh = NEW.modulus_ukwh,
+            rated_w = NEW.rated_w
+        WHERE device_id = OLD.device_id;
+    END IF;
+    IF ROW(
+        NEW.day_readings, NEW.day_voltage_count, NEW.day_energy_ukwh, NEW.day_suspect_ukwh,
+        NEW.day_voltage_sum_micro, NEW.before1_at, NEW.before1_ukwh, NEW.before2_at,
+        NEW.before2_ukwh, NEW.bucket_at
+    ) IS DISTINCT FROM ROW(
+        OLD.day_readings, OLD.day_voltage_count, OLD.day_energy_ukwh, OLD.day_suspect_ukwh,
+        OLD.day_voltage_sum_micro, OLD.before1_at, OLD.before1_ukwh, OLD.before2_at,
+        OLD.before2_ukwh, OLD.bucket_at
+    ) THEN
+        UPDATE meter_warm SET
+            day_readings = NEW.day_readings,
+            day_voltage_count = NEW.day_voltage_count,
+            day_energy_ukwh = NEW.day_energy_ukwh,
+            day_suspect_ukwh = NEW.day_suspect_ukwh,
+            day_voltage_sum_micro = NEW.day_voltage_sum_micro,
+            before1_at = NEW.before1_at,
+            before1_ukwh = NEW.before1_ukwh,
+            before2_at = NEW.before2_at,
+            before2_ukwh = NEW.before2_ukwh,
+            bucket_at = NEW.bucket_at
+        WHERE device_id = OLD.device_id;
+    END IF;
     RETURN NEW;
 END
 $$;
 CREATE TRIGGER write INSTEAD OF UPDATE ON meter_live
 FOR EACH ROW EXECUTE FUNCTION write_meter_live();
 
-CREATE FUNCTION write_vehicle_live() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION write_vehicle_live() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
 DECLARE
     slot int := (OLD.device_id & 7) + 1;
 BEGIN
-    UPDATE vehicle_hot SET
-        version = CASE WHEN NEW.version = OLD.version
-            THEN (random() * 9e18)::int8 ELSE NEW.version END,
-        numbers[slot][1] = hot_number(NEW.last_at),
-        numbers[slot][2] = hot_number(NEW.received_at),
-        numbers[slot][3] = hot_number(NEW.prev_at),
-        numbers[slot][4] = NEW.last_ukwh,
-        numbers[slot][5] = NEW.delta_ukwh,
-        numbers[slot][6] = NEW.prev_ukwh,
-        numbers[slot][7] = NEW.energy_ukwh,
-        numbers[slot][8] = NEW.suspect_ukwh,
-        numbers[slot][9] = NEW.readings,
-        numbers[slot][10] = NEW.soc_sum_micro,
-        numbers[slot][11] = NEW.soc_count,
-        numbers[slot][12] = NEW.battery_temp_sum_micro,
-        numbers[slot][13] = NEW.battery_temp_count,
-        fields[slot][1] = coalesce(NEW.soc_percent, 'NaN'),
-        fields[slot][2] = coalesce(NEW.battery_temp_c, 'NaN')
+    UPDATE vehicle_hot SET version = CASE
+        WHEN NEW.version = OLD.version THEN (random() * 9e18)::int8 ELSE NEW.version END
     WHERE block = OLD.device_id >> 3;
-    UPDATE vehicle_warm SET
-        energy_mode = NEW.energy_mode,
-        heartbeat_s = NEW.heartbeat_s,
-        day_readings = NEW.day_readings,
-        day_soc_count = NEW.day_soc_count,
-        day_battery_temp_count = NEW.day_battery_temp_count,
-        modulus_ukwh = NEW.modulus_ukwh,
-        rated_w = NEW.rated_w,
-        day_energy_ukwh = NEW.day_energy_ukwh,
-        day_suspect_ukwh = NEW.day_suspect_ukwh,
-        day_soc_sum_micro = NEW.day_soc_sum_micro,
-        day_battery_temp_sum_micro = NEW.day_battery_temp_sum_micro,
-        before1_at = NEW.before1_at,
-        before1_ukwh = NEW.before1_ukwh,
-        before2_at = NEW.before2_at,
-        before2_ukwh = NEW.before2_ukwh,
-        bucket_at = NEW.bucket_at
-    WHERE device_id = OLD.device_id;
+    IF ROW(
+        NEW.last_at, NEW.received_at, NEW.prev_at, NEW.last_ukwh, NEW.delta_ukwh, NEW.prev_ukwh,
+        NEW.energy_ukwh, NEW.suspect_ukwh, NEW.readings, NEW.soc_sum_micro, NEW.soc_count,
+        NEW.battery_temp_sum_micro, NEW.battery_temp_count, NEW.soc_percent, NEW.battery_temp_c
+    ) IS DISTINCT FROM ROW(
+        OLD.last_at, OLD.received_at, OLD.prev_at, OLD.last_ukwh, OLD.delta_ukwh, OLD.prev_ukwh,
+        OLD.energy_ukwh, OLD.suspect_ukwh, OLD.readings, OLD.soc_sum_micro, OLD.soc_count,
+        OLD.battery_temp_sum_micro, OLD.battery_temp_count, OLD.soc_percent, OLD.battery_temp_c
+    ) THEN
+        UPDATE vehicle_hot SET
+            numbers[slot][1] = hot_number(NEW.last_at),
+            numbers[slot][2] = hot_number(NEW.received_at),
+            numbers[slot][3] = hot_number(NEW.prev_at),
+            numbers[slot][4] = NEW.last_ukwh,
+            numbers[slot][5] = NEW.delta_ukwh,
+            numbers[slot][6] = NEW.prev_ukwh,
+            numbers[slot][7] = NEW.energy_ukwh,
+            numbers[slot][8] = NEW.suspect_ukwh,
+            numbers[slot][9] = NEW.readings,
+            numbers[slot][10] = NEW.soc_sum_micro,
+            numbers[slot][11] = NEW.soc_count,
+            numbers[slot][12] = NEW.battery_temp_sum_micro,
+            numbers[slot][13] = NEW.battery_temp_count,
+            fields[slot][1] = coalesce(NEW.soc_percent, 'NaN'),
+            fields[slot][2] = coalesce(NEW.battery_temp_c, 'NaN')
+        WHERE block = OLD.device_id >> 3;
+    END IF;
+    IF ROW(
+        NEW.energy_mode, NEW.heartbeat_s, NEW.modulus_ukwh, NEW.rated_w
+    ) IS DISTINCT FROM ROW(
+        OLD.energy_mode, OLD.heartbeat_s, OLD.modulus_ukwh, OLD.rated_w
+    ) THEN
+        UPDATE vehicle_warm SET
+            energy_mode = NEW.energy_mode,
+            heartbeat_s = NEW.heartbeat_s,
+            modulus_ukwh = NEW.modulus_ukwh,
+            rated_w = NEW.rated_w
+        WHERE device_id = OLD.device_id;
+    END IF;
+    IF ROW(
+        NEW.day_readings, NEW.day_soc_count, NEW.day_battery_temp_count, NEW.day_energy_ukwh,
+        NEW.day_suspect_ukwh, NEW.day_soc_sum_micro, NEW.day_battery_temp_sum_micro,
+        NEW.before1_at, NEW.before1_ukwh, NEW.before2_at, NEW.before2_ukwh, NEW.bucket_at
+    ) IS DISTINCT FROM ROW(
+        OLD.day_readings, OLD.day_soc_count, OLD.day_battery_temp_count, OLD.day_energy_ukwh,
+        OLD.day_suspect_ukwh, OLD.day_soc_sum_micro, OLD.day_battery_temp_sum_micro,
+        OLD.before1_at, OLD.before1_ukwh, OLD.before2_at, OLD.before2_ukwh, OLD.bucket_at
+    ) THEN
+        UPDATE vehicle_warm SET
+            day_readings = NEW.day_readings,
+            day_soc_count = NEW.day_soc_count,
+            day_battery_temp_count = NEW.day_battery_temp_count,
+            day_energy_ukwh = NEW.day_energy_ukwh,
+            day_suspect_ukwh = NEW.day_suspect_ukwh,
+            day_soc_sum_micro = NEW.day_soc_sum_micro,
+            day_battery_temp_sum_micro = NEW.day_battery_temp_sum_micro,
+            before1_at = NEW.before1_at,
+            before1_ukwh = NEW.before1_ukwh,
+            before2_at = NEW.before2_at,
+            before2_ukwh = NEW.before2_ukwh,
+            bucket_at = NEW.bucket_at
+        WHERE device_id = OLD.device_id;
+    END IF;
     RETURN NEW;
 END
 $$;
