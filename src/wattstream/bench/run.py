@@ -60,6 +60,7 @@ PARTS = (*USUAL, DETECTION)
 """What can be measured; the last does not measure speed, and runs only where it is asked for."""
 _LOG_FILES, _QUICK_LOG_FILES = 320, 48  # of 16 MiB
 _TEMPLATE_MINUTES = 24
+_LOADS = "wattstream_loads"
 _SETTLE_S = 20.0
 _VACUUMS = "SELECT FROM pg_stat_activity WHERE backend_type = 'autovacuum worker' LIMIT 1"
 _REGISTERS = """
@@ -122,8 +123,12 @@ class Bench:
         two = copy_rate(conninfo, 2)
         case, note = "the same, two connections at once", "what two cores do of one's work"
         self._on_row(Row("reference", case, two, two / self._copy, note=note))
-        with run_engine(conninfo) as engine:
-            self._measure(parts, engine, conninfo, folder)
+        # Gone before the next parts, which neither vacuum it nor look after its million devices.
+        loads = make_database(conninfo, _LOADS)
+        with run_engine(loads) as engine:
+            self._measure(parts, engine, loads, folder)
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {_LOADS} WITH (FORCE)".encode())
         if "costs" in parts:
             self._costs(conninfo)
         if "answers" in parts:
