@@ -27,7 +27,7 @@ from wattstream.store.postgres.blocks import (
 )
 from wattstream.store.postgres.keys import DeviceKeys
 from wattstream.store.postgres.late import write_late
-from wattstream.store.postgres.live import LiveCache
+from wattstream.store.postgres.live import LiveCache, Trust
 from wattstream.store.postgres.partitions import Partitions
 from wattstream.store.postgres.recompute import names_of
 from wattstream.store.postgres.steps import (
@@ -42,34 +42,10 @@ from wattstream.store.postgres.steps import (
 
 # Below this many rows an INSERT, sent with the rest, beats a COPY and its round trips.
 _COPY_FROM_ROWS = 400
-# Where several engines write the same devices, one flush in so many tries its live rows in memory.
-_LONGEST_PAUSE = 64
 
 
 class _StaleCacheError(Exception):
     """The registry no longer knows a cached device."""
-
-
-class _Trust:
-    """Whether live rows in memory are worth a try: less and less often where others write too."""
-
-    def __init__(self) -> None:
-        self._skip = 0
-        self._pause = 1
-
-    def is_due(self) -> bool:
-        """Return whether to try now."""
-        self._skip = max(0, self._skip - 1)
-        return self._skip == 0
-
-    def confirmed(self) -> None:
-        """Note that the rows stood."""
-        self._pause = 1
-
-    def disappointed(self) -> None:
-        """Note that another writer had changed one."""
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        self._skip = self._pause
 
 
 class FlushWriter:
@@ -80,7 +56,7 @@ class FlushWriter:
         self._sql = statements.load("flush", stream)
         self._put_falls = statements.load("falls")["put"]
         self._live = LiveCache(stream)
-        self._trust = _Trust()
+        self._trust = Trust()
         self.keys = DeviceKeys(stream)
         self.partitions = Partitions(stream)
 

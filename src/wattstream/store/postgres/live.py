@@ -18,6 +18,8 @@ from wattstream.store.postgres.blocks import BLOCK_DEVICES, Blocks
 _MAX_BLOCKS = 500_000 // BLOCK_DEVICES
 _MAX_NUMBER = 8_000_000 // BLOCK_DEVICES
 _NO_PLACE = -1
+# Where several engines write the same devices, one flush in so many tries its live rows in memory.
+_LONGEST_PAUSE = 64
 
 
 class LiveCache:
@@ -92,3 +94,25 @@ class LiveCache:
         with self._lock:
             self._place[:] = _NO_PLACE
             self._used = 0
+
+
+class Trust:
+    """Whether live rows in memory are worth a try: less and less often where others write too."""
+
+    def __init__(self) -> None:
+        self._skip = 0
+        self._pause = 1
+
+    def is_due(self) -> bool:
+        """Return whether to try now."""
+        self._skip = max(0, self._skip - 1)
+        return self._skip == 0
+
+    def confirmed(self) -> None:
+        """Note that the rows stood."""
+        self._pause = 1
+
+    def disappointed(self) -> None:
+        """Note that another writer had changed one."""
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._skip = self._pause
