@@ -488,6 +488,9 @@ class MemoryStore:
             sum(count for (of, _), (count, _) in self.refusals.items() if of == stream),
         )
 
+    async def newest(self, stream: Stream) -> int:
+        return (await self.stats(stream)).last_at_us
+
     async def rejections(
         self, wanted: WantedRejections, after: int | None, limit: int
     ) -> list[KeptRejection]:

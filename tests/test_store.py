@@ -341,7 +341,12 @@ def test_two_engines_change_devices_of_one_block_in_turn(
 
 
 @pytest.mark.parametrize("size", [5, 500])
-def test_devices_removed_under_the_engine_are_made_again(embedded: Server, size: int) -> None:
+@pytest.mark.parametrize(
+    "gone", [("devices", "meter_history", "meter_rollup", "meter_warm"), ("meter_warm",)]
+)
+def test_devices_removed_under_the_engine_are_made_again(
+    embedded: Server, size: int, gone: tuple[str, ...]
+) -> None:
     """By hand, or by a restore: their rows are gone, the blocks that they shared are not."""
     conninfo = embedded.make_database()
     names = [f"G{i}" for i in range(size)]
@@ -350,7 +355,7 @@ def test_devices_removed_under_the_engine_are_made_again(embedded: Server, size:
         async for store in opened(conninfo):
             await store.write(meters(*((name, NOW, 1, 1.0) for name in names)), NOW)
             with psycopg.connect(conninfo, autocommit=True) as connection:
-                for table in ("devices", "meter_warm", "meter_history", "meter_rollup"):
+                for table in gone:
                     connection.execute(
                         f"DELETE FROM {table} WHERE device_id ="
                         " (SELECT device_id FROM meter_warm ORDER BY device_id OFFSET 2 LIMIT 1)"
@@ -361,8 +366,14 @@ def test_devices_removed_under_the_engine_are_made_again(embedded: Server, size:
                 rows = ((name, later, 1, 1.0) for name in names)
                 written = await store.write(meters(*rows), NOW)
                 assert (written.verdicts == Verdict.STORED).all()
+            held = 3 if gone == ("meter_warm",) else 2
+            await store.refresh(NOW, NOW + 3 * BUCKET_US)
             totals = [await energy(store, Stream.METER, name) for name in names[:4]]
-            assert [total[0] for total in totals] == [3, 3, 2, 3]
+            assert [total[0] for total in totals] == [3, 3, held, 3]
+            async for other in opened(conninfo):  # one that finds them all registered
+                last = meters(*((name, NOW + 3 * BUCKET_US, 1, 1.0) for name in names))
+                assert not (await other.write(last, NOW)).verdicts.any()
+                assert (await energy(other, Stream.METER, names[2]))[0] == held + 1
 
     asyncio.run(main())
 
@@ -517,8 +528,9 @@ def test_a_database_from_before_the_day_sums_is_brought_up_to_them(embedded: Ser
             ):
                 connection.execute(statement.encode())
         connection.execute("DROP FUNCTION hot_number, hot_time")
-        connection.execute("DELETE FROM wattstream_migrations WHERE number IN (2, 12)")
-    assert migrate(conninfo) == ["0002_live_versions", "0012_live_hot"]
+        connection.execute("DROP FUNCTION renew_blocks CASCADE")
+        connection.execute("DELETE FROM wattstream_migrations WHERE number IN (2, 12, 13)")
+    assert migrate(conninfo) == ["0002_live_versions", "0012_live_hot", "0013_block_versions"]
 
     async def check() -> None:
         async for store in opened(conninfo):

@@ -18,6 +18,7 @@ from wattstream.domain.register import (
     contributions,
     needs_predecessors,
 )
+from wattstream.domain.rows import begins, ends
 from wattstream.domain.units import (
     BUCKET_US,
     NEVER_US,
@@ -155,7 +156,7 @@ class Runs:
     @property
     def first(self) -> Bool:
         """True at the first row of each run."""
-        return np.asarray(np.diff(self.run, prepend=-1) != 0)
+        return begins(self.run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,7 @@ def summarize(runs: Runs) -> Summary:
     steps = with_predecessors(runs)
     parts = contributions(steps, _device_of_each(runs))
     bucket_at = bucket_of(runs.at_us)
-    starts = np.flatnonzero(runs.first | (np.diff(bucket_at, prepend=bucket_at[0]) != 0))
+    starts = np.flatnonzero(runs.first | begins(bucket_at))
     run = runs.run[starts]
     buckets = np.zeros(len(starts), rollup_dtype(runs.kind.stream))
     buckets["device_id"] = runs.device["device_id"][run]
@@ -283,8 +284,8 @@ def advance(live: Rows, runs: Runs, received_at_us: int) -> tuple[Rows, Rows]:
     runs = Runs(runs.kind, runs.run, runs.at_us, runs.ukwh, runs.values, live, carry)
     summary = summarize(runs)
     buckets, run = summary.buckets, summary.run
-    is_first = np.diff(run, prepend=-1) != 0
-    is_last = np.diff(run, append=len(live)) != 0
+    is_first = begins(run)
+    is_last = ends(run)
 
     # What is usual: every device's readings lie in the quarter-hour that is open.
     of_bucket = run if len(run) > len(live) else slice(None)
@@ -304,7 +305,7 @@ def advance(live: Rows, runs: Runs, received_at_us: int) -> tuple[Rows, Rows]:
     latest = buckets.compress(is_last)
     for name, _ in bucket_columns(runs.kind.stream):
         live[name] = latest[name]
-    is_newest = np.diff(runs.run, append=len(live)) != 0
+    is_newest = ends(runs.run)
     set_newest(live, runs, summary, np.flatnonzero(is_newest))
     live["received_at"] = received_at_us
     add_to_day(live, closed, np.searchsorted(live["device_id"], closed["device_id"]))

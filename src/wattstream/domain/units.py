@@ -89,4 +89,5 @@ def exact(value: float) -> str:
 
 def to_micro(values: Float64) -> Int64:
     """Return values in millionths, rounded to the nearest; NaN becomes 0."""
-    return np.rint(np.nan_to_num(values * MICRO)).astype(np.int64)
+    scaled = values * MICRO
+    return np.rint(np.where(np.isnan(scaled), 0.0, scaled)).astype(np.int64)

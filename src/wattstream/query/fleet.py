@@ -152,7 +152,7 @@ async def _measured(
     snapshot: Snapshot, now_us: int, start_us: int | None, end_us: int | None, *, same_id: bool
 ) -> tuple[int, int, dict[Stream, _Measured]]:
     """Return the range, and what each device sums over it."""
-    newest = {stream: (await snapshot.stats(stream)).last_at_us for stream in Stream}
+    newest = {stream: await snapshot.newest(stream) for stream in Stream}
     start_us = default_start(now_us) if start_us is None else start_us
     end_us = max(start_us, *newest.values()) + 1 if end_us is None else end_us
     feeds = await snapshot.fleet_feeds(same_id=same_id)

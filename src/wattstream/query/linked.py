@@ -23,7 +23,7 @@ class LinkedEnergy:
         ac_ukwh: Of all its links, int64[n].
         dc_ukwh: int64[n].
         dc_readings: int64[n].
-        link_of: Which vehicle it feeds, as a row of the n, int64[m].
+        link_of: Which vehicle it feeds, as a row of the n, ascending, int64[m].
         link_meter: Device keys, int64[m].
         link_start_us: Cut to the window, int64[m].
         link_end_us: Cut to the window, int64[m].
@@ -44,7 +44,7 @@ class LinkedEnergy:
 
     def links_of(self, row: int) -> Int64:
         """Return the rows of a vehicle's links."""
-        return np.flatnonzero(self.link_of == row)
+        return np.arange(*np.searchsorted(self.link_of, (row, row + 1)))
 
 
 async def linked_energy(
@@ -67,7 +67,8 @@ async def linked_energy(
     """
     ac_of = await snapshot.fleet_totals(Stream.METER, start_us)
     dc_of = await snapshot.fleet_totals(Stream.VEHICLE, start_us)
-    inside = (feeds.start_us < end_us) & (feeds.end_us > start_us)
+    inside = np.flatnonzero((feeds.start_us < end_us) & (feeds.end_us > start_us))
+    inside = inside[np.argsort(feeds.vehicle[inside], kind="stable")]
     meter = feeds.meter[inside]
     link_start = np.maximum(feeds.start_us[inside], start_us)
     link_end = np.minimum(feeds.end_us[inside], end_us)

@@ -46,7 +46,7 @@ async def low_efficiency(store: Records, now_us: int, *, same_id: bool, threshol
     """
     start_us = default_start(now_us)
     async with store.snapshot() as snapshot:
-        newest = [(await snapshot.stats(stream)).last_at_us for stream in Stream]
+        newest = [await snapshot.newest(stream) for stream in Stream]
         end_us = max(start_us, max(newest) + 1)
         feeds = await snapshot.fleet_feeds(same_id=same_id)
         energy = await linked_energy(snapshot, feeds, start_us, end_us)

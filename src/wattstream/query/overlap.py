@@ -2,20 +2,19 @@
 
 from collections.abc import Sequence
 
-from wattstream.domain.devices import Device
 from wattstream.domain.units import BUCKET_US
-from wattstream.query.window import window_totals
+from wattstream.query.window import Range, WindowSums, window_totals
 from wattstream.store.port import Snapshot
-
-Range = tuple[Device, int, int]
-"""A device over [start, end), microseconds."""
 
 _AROUND_US = BUCKET_US
 _ENOUGH = 0.5
 
 
 async def is_witnessed(
-    snapshot: Snapshot, counted: Sequence[Range], energy_ukwh: int, others: Sequence[Range]
+    snapshot: Snapshot,
+    counted: Sequence[Range],
+    energy_ukwh: int,
+    others: Sequence[tuple[Range, WindowSums]],
 ) -> bool:
     """Return whether at least half of some devices' energy was counted while others reported.
 
@@ -27,13 +26,19 @@ async def is_witnessed(
         snapshot: Where the readings are.
         counted: The devices that counted energy.
         energy_ukwh: How much it was, micro-kWh.
-        others: The devices on the other side.
+        others: The devices on the other side, and what they sum.
     """
-    spans = [span for other in others if (span := await snapshot.span(*other)) is not None]
+    spans = [
+        span
+        for other, sums in others
+        if (span := sums.span or await snapshot.span(*other)) is not None
+    ]
     if not spans:
         return False
     since_us = min(first_us for first_us, _ in spans) - _AROUND_US
     until_us = max(last_us for _, last_us in spans) + _AROUND_US
+    if all(since_us <= start_us and end_us <= until_us for _, start_us, end_us in counted):
+        return True
     seen = await window_totals(
         snapshot,
         [

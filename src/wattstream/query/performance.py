@@ -7,8 +7,8 @@ from wattstream.domain.links import AcSource, feeds_within
 from wattstream.domain.readings import VEHICLE
 from wattstream.domain.units import MICRO
 from wattstream.query.latest import find_vehicle
-from wattstream.query.overlap import Range, is_witnessed
-from wattstream.query.window import window_totals
+from wattstream.query.overlap import is_witnessed
+from wattstream.query.window import Range, window_sums
 from wattstream.store.port import Records
 
 BATTERY_TEMP = [field.key for field in VEHICLE.fields].index("batteryTemp")
@@ -77,16 +77,19 @@ async def performance(
         links, source = feeds_within(feeds, start_us, end_us)
         sent: list[Range] = [(vehicle, start_us, end_us)]
         drawn: list[Range] = [(link.meter, link.start_us, link.end_us) for link in links]
-        dc, *acs = await window_totals(snapshot, [*sent, *drawn])
+        sums = await window_sums(snapshot, [*sent, *drawn])
+        dc, *acs = (each.totals for each in sums)
         ac_ukwh = sum(ac.energy_ukwh for ac in acs)
         # A vehicle that sent nothing is silent, not 0 % efficient.
         value = efficiency(dc.energy_ukwh, ac_ukwh) if dc.readings else None
         # Nor is one whose readings are of another time than its meters' energy, or the reverse.
         is_apart = False
         if value is not None and value < threshold:
-            is_apart = not await is_witnessed(snapshot, drawn, ac_ukwh, sent)
+            others = list(zip(sent, sums[:1], strict=True))
+            is_apart = not await is_witnessed(snapshot, drawn, ac_ukwh, others)
         elif value is not None and value > OVER_UNITY:
-            is_apart = not await is_witnessed(snapshot, sent, dc.energy_ukwh, drawn)
+            others = list(zip(drawn, sums[1:], strict=True))
+            is_apart = not await is_witnessed(snapshot, sent, dc.energy_ukwh, others)
         if is_apart:
             value = None
     ac_suspect_ukwh = sum(ac.suspect_ukwh for ac in acs)

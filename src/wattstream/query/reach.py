@@ -254,8 +254,12 @@ class ReachedSnapshot:
         return await self.inner.of_fleet(stream, fleet, ids)
 
     async def stats(self, stream: Stream) -> StreamStats:
-        """Pass on: the time of the newest reading ends a default range."""
+        """Pass on."""
         return await self.inner.stats(stream)
+
+    async def newest(self, stream: Stream) -> int:
+        """Pass on: it ends a default range."""
+        return await self.inner.newest(stream)
 
     async def rejections(
         self, wanted: WantedRejections, after: int | None, limit: int

@@ -1,6 +1,7 @@
 """Sums over any range of a device: whole buckets from rollups, edges from raw readings."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,11 +17,31 @@ from wattstream.domain.units import (
 )
 from wattstream.store.port import RawBucket, Snapshot, Totals, Window
 
+Range = tuple[Device, int, int]
+"""A device over [start, end), microseconds."""
 
-async def window_totals(
-    snapshot: Snapshot, ranges: Sequence[tuple[Device, int, int]]
-) -> list[Totals]:
-    """Return, per (device, start, end), the sums over its readings measured in [start, end).
+
+@dataclass(frozen=True, slots=True)
+class WindowSums:
+    """What a device's readings in a range sum.
+
+    Attributes:
+        totals: The sums.
+        span: Times of the first and the last of them, where each is in a quarter-hour that an end
+            of the range cuts; else None.
+    """
+
+    totals: Totals
+    span: tuple[int, int] | None
+
+
+async def window_totals(snapshot: Snapshot, ranges: Sequence[Range]) -> list[Totals]:
+    """Return, per (device, start, end), the sums over its readings measured in [start, end)."""
+    return [sums.totals for sums in await window_sums(snapshot, ranges)]
+
+
+async def window_sums(snapshot: Snapshot, ranges: Sequence[Range]) -> list[WindowSums]:
+    """Return the sums of each range, and where its readings begin and end, if that is seen.
 
     Cost does not grow with history: a row for each quarter-hour, and the raw readings of at
     most two.
@@ -29,7 +50,13 @@ async def window_totals(
     sums = []
     for (device, start_us, end_us), (total, edges) in zip(ranges, rows, strict=True):
         parts = [_sum_inside(device, raw, start_us, end_us) for raw in edges]
-        sums.append(sum(parts, start=total))
+        at_us = np.concatenate([np.zeros(0, np.int64), *(raw.at_us for raw in edges)])
+        at_us = at_us[(at_us >= start_us) & (at_us < end_us)]
+        has_ends = len(at_us) > 0 and (
+            at_us[0] < bucket_ceil(start_us) and at_us[-1] >= bucket_floor(end_us)
+        )
+        span = (int(at_us[0]), int(at_us[-1])) if has_ends else None
+        sums.append(WindowSums(sum(parts, start=total), span))
     return sums
 
 

@@ -304,6 +304,9 @@ class Snapshot(Protocol):
     async def stats(self, stream: Stream) -> StreamStats:
         """Return what is held of a stream, without touching history."""
 
+    async def newest(self, stream: Stream) -> int:
+        """Return the time of a stream's newest reading; NEVER_US where there is none."""
+
     async def rejections(
         self, wanted: WantedRejections, after: int | None, limit: int
     ) -> list[KeptRejection]:

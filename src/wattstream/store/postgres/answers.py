@@ -17,7 +17,7 @@ from wattstream.domain.holdings import (
     StreamStats,
     WantedRejections,
 )
-from wattstream.domain.links import Feeds, KeptLink, Link
+from wattstream.domain.links import FOREVER_US, Feeds, KeptLink, Link
 from wattstream.domain.readings import KINDS, Conflict, Rejection, Stream
 from wattstream.domain.register import RULE_COLUMNS, EnergyMode, Rules
 from wattstream.domain.rollup import CARRY, Runs, live_dtype
@@ -33,13 +33,16 @@ from wattstream.store.port import (
     Window,
 )
 from wattstream.store.postgres import arrays, series, statements
+from wattstream.store.postgres.fleet import FleetCache
 
 
 class PostgresSnapshot:
     """A Snapshot over a connection inside a REPEATABLE READ transaction."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    def __init__(self, connection: psycopg.AsyncConnection[Any], fleet: FleetCache) -> None:
         self._connection = connection
+        self._fleet = fleet
+        self._versions: dict[Stream | None, Any] = {}
 
     async def _ask(
         self, file: str, name: str, stream: Stream | None, params: dict[str, Any]
@@ -125,13 +128,22 @@ class PostgresSnapshot:
 
     async def fleet_feeds(self, *, same_id: bool) -> FleetFeeds:
         """Return the links of all vehicles, with twins where `same_id`."""
-        await self._plan_anew()
-        columns = await self._one("links", "all", None, same_id=same_id)
         none = np.zeros(0, np.int64)
-        vehicle, meter, start_us, end_us, is_twin = (
-            none if column is None else column.astype(np.int64) for column in columns
+        vehicle, meter, start_us, end_us = (
+            none if column is None else column.astype(np.int64)
+            for column in await self._one("fleet", "links", None)
         )
-        return FleetFeeds(vehicle, meter, start_us, end_us, is_twin.astype(np.bool_))
+        twins = await self._fleet.twins(self._ask_fleet) if same_id else np.zeros((2, 0), np.int64)
+        # A device that any link names has no twin.
+        twins = twins[:, ~(np.isin(twins[0], vehicle) | np.isin(twins[1], meter))]
+        n = len(twins[0])
+        return FleetFeeds(
+            np.append(vehicle, twins[0]),
+            np.append(meter, twins[1]),
+            np.append(start_us, np.full(n, NEVER_US)),
+            np.append(end_us, np.full(n, FOREVER_US)),
+            np.repeat([False, True], [len(vehicle), n]),
+        )
 
     async def keyed(self, stream: Stream, keys: Sequence[int]) -> dict[int, Device]:
         """Return devices of a stream by key."""
@@ -183,14 +195,17 @@ class PostgresSnapshot:
 
     async def fleet_totals(self, stream: Stream, start_us: int) -> DeviceTotals:
         """Sum, per device, every bucket that starts at or after `start_us`, a bucket start."""
+        return await self._fleet.totals(self._ask_fleet, stream, start_us)
+
+    async def _ask_fleet(self, name: str, stream: Stream | None, **params: Any) -> Any:
+        """Ask a statement of `fleet.sql` for its one row; versions stay, as long as a snapshot."""
+        if name == "versions" and stream in self._versions:
+            return self._versions[stream]
         await self._plan_anew()
-        key, *sums = await self._one(
-            "answers", "fleet_totals", stream, start_at=arrays.time_param(start_us)
-        )
-        if key is None:
-            return DeviceTotals(np.zeros(0, np.int64), np.zeros((len(sums), 0), np.int64))
-        order = np.argsort(key)
-        return DeviceTotals(key[order].astype(np.int64), np.stack(sums, dtype=np.int64)[:, order])
+        row = await self._one("fleet", name, stream, **params)
+        if name == "versions":
+            self._versions[stream] = row
+        return row
 
     async def sums_within(
         self, stream: Stream, key: Int64, first_us: Int64, last_us: Int64
@@ -258,6 +273,11 @@ class PostgresSnapshot:
             [DayCount(day, readings) for day, readings, _, _ in days],
             rejections,
         )
+
+    async def newest(self, stream: Stream) -> int:
+        """Return the time of a stream's newest reading; NEVER_US where there is none."""
+        (at_us,) = await self._one("answers", "newest", stream)
+        return NEVER_US if at_us is None else int(at_us)
 
     async def rejections(
         self, wanted: WantedRejections, after: int | None, limit: int

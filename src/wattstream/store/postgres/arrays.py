@@ -30,6 +30,7 @@ _FOREVER_US = 2**63 - 1
 _YEAR_1_US, _YEAR_10000_US = -62_135_596_800_000_000, 253_402_300_800_000_000
 _TIMESTAMPTZ = 1184
 _ELEMENT_OIDS = {"i2": 21, "i4": 23, "i8": 20, "f8": 701}
+_ITEMS = {code: np.dtype([("length", ">i4"), ("value", f">{code}")]) for code in _ELEMENT_OIDS}
 # Dimensions, whether any is null, element type; then length and lower bound of each dimension.
 _HEADER = struct.Struct(">iiI")
 _DIMENSION = struct.Struct(">ii")
@@ -83,7 +84,7 @@ class PgArray:
         if len(column) == 0:
             self.data = bytearray(_HEADER.pack(0, 0, oid))
             return
-        layout = np.dtype([("length", ">i4"), ("value", f">{code}")])
+        layout = _ITEMS[code]
         begin = _HEADER.size + column.ndim * _DIMENSION.size
         self.data = bytearray(begin + column.size * layout.itemsize)
         _HEADER.pack_into(self.data, 0, column.ndim, 0, oid)
@@ -108,9 +109,7 @@ class _ColumnLoader(Loader):
         code = _ARRAY_OIDS[self.oid]
         element = "i8" if code == "time" else code
         dimensions = struct.unpack_from(">i", data)[0]
-        items = np.frombuffer(
-            data, [("length", ">i4"), ("value", f">{element}")], offset=20 if dimensions else 12
-        )
+        items = np.frombuffer(data, _ITEMS[element], offset=20 if dimensions else 12)
         column = items["value"].astype(element)
         return from_pg_time(column) if code == "time" else column
 

@@ -21,7 +21,7 @@ from wattstream.domain.rollup import (
     live_dtype,
     state_columns,
 )
-from wattstream.domain.rows import assign
+from wattstream.domain.rows import assign, begins
 from wattstream.domain.units import Bool, Int64, Rows
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.steps import Connection, Statement
@@ -46,7 +46,7 @@ def blocks_of(devices: Int64) -> tuple[Int64, Int64]:
         int64[k], ascending; and int64[m].
     """
     number = devices >> _BITS
-    starts = np.diff(number, prepend=-1) != 0
+    starts = begins(number)
     return number[starts], ((np.cumsum(starts) - 1) << _BITS) + (devices & (BLOCK_DEVICES - 1))
 
 
@@ -84,31 +84,40 @@ def lock_blocks(connection: Connection, stream: Stream, number: Int64) -> Int64:
     return versions
 
 
-def read_blocks(connection: Connection, stream: Stream, number: Int64) -> tuple[Rows, Bool]:
-    """Return the rows of locked blocks, 8 k, and which devices exist."""
+def read_blocks(connection: Connection, stream: Stream, number: Int64) -> tuple[Blocks, Bool]:
+    """Return blocks, numbers ascending, and which of their devices exist, bool[8 k].
+
+    The version of a block without devices is 0.
+    """
     key = (number[:, None] * BLOCK_DEVICES + np.arange(BLOCK_DEVICES)).ravel()
     rows = empty_live(stream, len(key))
     rows["device_id"] = key
-    found = _read(connection, stream, key)
+    found, versions = _read(connection, stream, key)
     exists = np.isin(key, found["device_id"])
     assign(rows, exists, found)
-    return rows, exists
+    version = np.zeros(len(key), np.int64)
+    version[exists] = versions
+    return Blocks(number, version.reshape(-1, BLOCK_DEVICES).max(axis=1), rows), exists
 
 
 def lock(connection: Connection, stream: Stream, devices: Int64) -> Rows:
     """Lock the live rows of devices, keys ascending, and return them."""
     lock_blocks(connection, stream, blocks_of(np.asarray(devices))[0])
-    return _read(connection, stream, devices)
+    return _read(connection, stream, devices)[0]
 
 
-def _read(connection: Connection, stream: Stream, devices: Int64) -> Rows:
+def _read(connection: Connection, stream: Stream, devices: Int64) -> tuple[Rows, Int64]:
+    """Return the live rows of those devices that exist, and the version of each one's block."""
     record = connection.execute(
         statements.load("flush", stream)["live"],
         {"device_id": arrays.PgArray(devices.astype(np.int32))},
         binary=True,
     ).fetchone()
+    assert record is not None  # noqa: S101 - aggregates are one row
+    version, *columns = record
     names = ["device_id", *(name for name, _ in (*RULE_COLUMNS, *state_columns(stream)))]
-    return arrays.to_rows(record or (), names, live_dtype(stream))
+    rows = arrays.to_rows(columns, names, live_dtype(stream))
+    return rows, np.zeros(0, np.int64) if version is None else version
 
 
 def block_updates(stream: Stream, blocks: Blocks, before: Rows, live: Rows) -> list[Statement]:

@@ -13,7 +13,7 @@ import psycopg
 
 from wattstream.domain.readings import KINDS, Kind, Readings, Stream
 from wattstream.domain.rollup import Runs, advance, empty_live
-from wattstream.domain.rows import assign, copied
+from wattstream.domain.rows import assign, begins, copied
 from wattstream.domain.units import DAY_US, MINUTE_US, Bool, Float64, Int32, Int64, Rows
 from wattstream.store.port import Progress, Values, Verdict, Written
 from wattstream.store.postgres import arrays, statements
@@ -72,16 +72,20 @@ class FlushWriter:
             return flush
         flush.batch = batch = _Batch(self._kind, readings, key)
         blocks = self._live.get(batch.blocks) if self._trust.is_due() else None
-        if blocks is None:
-            return flush
+        if blocks is not None:
+            flush.steps = self._pack(batch, blocks, received_at_us)
+        return flush
+
+    def _pack(self, batch: "_Batch", blocks: Blocks, received_at_us: int) -> list[Step]:
+        """Return the whole transaction of a batch by its live rows; none where it needs history."""
         live = blocks.rows.take(batch.place)
         if not (batch.is_new(live) & batch.is_first).all():
-            return flush
+            return []
         before = copied(live)
         closed, falls = advance(live, batch.all_runs(live), received_at_us)
         assign(blocks.rows, batch.place, live)
         # The update of blocks comes first: it is the lock.
-        flush.steps = [
+        steps = [
             *block_updates(self._kind.stream, blocks, before, live),
             self._history(batch),
             self._day_counts(batch.at_us),
@@ -89,7 +93,7 @@ class FlushWriter:
             *_put(self._put_falls, falls),
         ]
         self._live.put(blocks)
-        return flush
+        return steps
 
     def write(
         self,
@@ -119,6 +123,9 @@ class FlushWriter:
             key = self.keys.resolve(connection, flush.readings.ids)
             batch = _Batch(self._kind, flush.readings, key)
         self.partitions.ensure(connection, batch.at_us)
+        if flush.batch is None or not self._live.has(batch.blocks):
+            blocks = self._live.get(batch.blocks) or self._read(connection, batch)
+            flush.steps = self._pack(batch, blocks, flush.received_at_us)
         if flush.steps:
             try:
                 commit(connection, flush.steps, on_progress)
@@ -133,6 +140,14 @@ class FlushWriter:
             outcome = self._write_locked(connection, batch, blocks, flush.received_at_us)
         self._live.put(blocks)
         return outcome
+
+    def _read(self, connection: Connection, batch: "_Batch") -> Blocks:
+        """Read blocks without a lock: if they change before the commit, their versions tell."""
+        blocks, exists = read_blocks(connection, self._kind.stream, batch.blocks)
+        if not exists[batch.place].all():
+            raise _StaleCacheError
+        self._live.put(blocks)
+        return blocks
 
     def _write_locked(
         self,
@@ -188,9 +203,9 @@ class FlushWriter:
             is_stale = version != blocks.version
             blocks.version[:] = version
         if is_stale.any():
-            rows, exists = read_blocks(connection, stream, number[is_stale])
+            stale, exists = read_blocks(connection, stream, number[is_stale])
             of_stale = is_stale.repeat(BLOCK_DEVICES)
-            assign(blocks.rows, of_stale, rows)
+            assign(blocks.rows, of_stale, stale.rows)
             is_missing = np.zeros(len(blocks.rows), np.bool_)
             is_missing[of_stale] = ~exists
             if is_missing[batch.place].any():
@@ -246,7 +261,7 @@ class FlushWriter:
     def _day_counts(self, at_us: Int64) -> Step:
         """Return the step that counts stored readings, at least one, by day."""
         at_us = np.sort(at_us)
-        starts = np.flatnonzero(np.diff(at_us // DAY_US, prepend=-(2**62)) != 0)
+        starts = np.flatnonzero(begins(at_us // DAY_US))
         stops = np.append(starts[1:], len(at_us))
         return Statement(
             self._sql["count_days"],
@@ -299,7 +314,7 @@ class _Batch:
         self.at_us = readings.at_us[order]
         self.ukwh = readings.energy_ukwh[order]
         self.values = readings.values[order]
-        starts = np.diff(self.key, prepend=-1) != 0
+        starts = begins(self.key)
         self.devices = self.key[starts]
         self.blocks, self.place = blocks_of(self.devices)
         self.seg = np.cumsum(starts) - 1
@@ -340,7 +355,7 @@ class _Batch:
             Positions of the devices in `live`, and the runs; their carry is not set.
         """
         seg = self.seg[rows]
-        starts = np.diff(seg, prepend=-1) != 0
+        starts = begins(seg)
         devices, device = seg[starts], live.take(seg[starts])
         run = np.cumsum(starts) - 1
         return devices, Runs(

@@ -17,7 +17,7 @@ from wattstream.domain.rollup import (
     sum_columns,
     summarize,
 )
-from wattstream.domain.rows import assign
+from wattstream.domain.rows import assign, begins
 from wattstream.domain.units import BUCKET_US, NEVER_US, Bool, Int64, Rows, bucket_of
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.recompute import (
@@ -97,7 +97,7 @@ def _recompute_touched(connection: Connection, late: Runs) -> None:
     bucket_seg, bucket_at = seg[starts], bucket_of(at_us[starts])
     index = np.searchsorted(_order(known_seg, known["bucket_at"]), _order(bucket_seg, bucket_at))
     is_known = known["bucket_at"][index] == bucket_at
-    is_first = np.diff(bucket_seg, prepend=-1) != 0
+    is_first = begins(bucket_seg)
     # A carry newer than the row before tells of buckets in between that are not here.
     before = np.where(is_first, NEVER_US, at_us[starts - 1])
     restarts = is_first | (known["before1_at"][index] > before)
@@ -187,4 +187,4 @@ def _raw_buckets(
 
 def _starts(seg: Int64, bucket_at: Int64) -> Int64:
     """Return where a new device or bucket begins."""
-    return np.flatnonzero((np.diff(seg, prepend=-1) != 0) | (np.diff(bucket_at, prepend=-1) != 0))
+    return np.flatnonzero(begins(seg) | begins(bucket_at))

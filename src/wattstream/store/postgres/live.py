@@ -43,13 +43,20 @@ class LiveCache:
     def get(self, number: Int64) -> Blocks | None:
         """Return copies of blocks, numbers ascending, or None where one is unknown."""
         with self._lock:
-            if int(number[-1]) >= len(self._place):
+            if not self._has(number):
                 return None
             place = self._place.take(number)
-            if int(place.min()) == _NO_PLACE:
-                return None
             rows = self._rows.take(place).view(self._dtype)
             return Blocks(number, self._version.take(place), rows)
+
+    def has(self, number: Int64) -> bool:
+        """Return whether all of some blocks are known, numbers ascending."""
+        with self._lock:
+            return self._has(number)
+
+    def _has(self, number: Int64) -> bool:
+        is_inside = int(number[-1]) < len(self._place)
+        return is_inside and int(self._place.take(number).min()) != _NO_PLACE
 
     def put(self, blocks: Blocks) -> None:
         """Remember blocks that are committed or will be, or locked and just read; they are lent.

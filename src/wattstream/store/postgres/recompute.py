@@ -20,7 +20,7 @@ from wattstream.domain.rollup import (
     state_columns,
     summarize,
 )
-from wattstream.domain.rows import copied, opaque
+from wattstream.domain.rows import begins, copied, ends, opaque
 from wattstream.domain.units import NEVER_US, Bool, Int64, Rows
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.blocks import new_version
@@ -68,19 +68,21 @@ def rebuild(
         carry = carry_before(connection, stream, live[present], limits)
         runs = Runs(KINDS[stream], run, at_us, ukwh, values, live[present], carry)
         summary = summarize(runs)
-        is_newest = np.diff(run, append=-1) != 0
+        is_newest = ends(run)
         is_newest &= at_us >= live["last_at"][present][run]
         put_falls_of_runs(connection, runs, summary, is_newest)
         rebuilt = _reopen(live, present, runs, summary)
-    repaired = replace_closed(connection, stream, closed, rebuilt)
+    replaced = replace_closed(connection, stream, closed, rebuilt)
     changed = differs(live, before)
-    if changed.any():
-        rows = live.compress(changed)
+    # A bucket that differs makes a new version too: engines keep sums of closed ones in memory.
+    is_written = changed | np.isin(live["device_id"], replaced["device_id"])
+    if is_written.any():
+        rows = live.compress(is_written)
         names = ["device_id", *(name for name, _ in state_columns(stream))]
         params = {"version": new_version(), **arrays.params(rows, names)}
         connection.execute(statements.load("flush", stream)["update_live"], params)
     changed |= np.isin(live["device_id"], _mend_days(connection, stream, live))
-    repaired += int(changed.sum())
+    repaired = len(replaced) + int(changed.sum())
     is_open = (live["bucket_at"] >= start_us) & (live["bucket_at"] < end_us)
     is_open &= live["bucket_at"] != NEVER_US
     return Repair(len(_union(closed, rebuilt)) + int(is_open.sum()), repaired)
@@ -102,10 +104,10 @@ def _reopen(live: Rows, present: Int64, runs: Runs, summary: Summary) -> Rows:
     Returns:
         The other buckets, which belong into the rollup.
     """
-    is_last = np.diff(summary.run, append=len(present)) != 0
+    is_last = ends(summary.run)
     holds_open = is_last & (summary.buckets["bucket_at"] >= live["bucket_at"][present[summary.run]])
     chosen = present[summary.run[holds_open]]
-    newest = np.flatnonzero(np.diff(runs.run, append=len(present)) != 0)
+    newest = np.flatnonzero(ends(runs.run))
     rows = live[chosen]
     for name, _ in bucket_columns(runs.kind.stream):
         rows[name] = summary.buckets[name][holds_open]
@@ -130,7 +132,7 @@ def carry_before(
     device, at_us, ukwh = record
     order = np.lexsort((-at_us, device))
     seg = np.searchsorted(live["device_id"], device[order])
-    is_newest = np.diff(seg, prepend=-1) != 0
+    is_newest = begins(seg)
     for newest, at_name, ukwh_name in ((True, *CARRY[:2]), (False, *CARRY[2:])):
         rows = is_newest == newest
         carry[at_name][seg[rows]] = at_us[order][rows]
@@ -138,8 +140,8 @@ def carry_before(
     return carry
 
 
-def replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows) -> int:
-    """Make the rollup say `new` where it said `old`; return how many buckets differed."""
+def replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows) -> Rows:
+    """Make the rollup say `new` where it said `old`; return the names of buckets that differed."""
     statement = statements.load("flush", stream)
     wrong = new[~np.isin(opaque(new), opaque(old))]
     gone = np.setdiff1d(_names(old), _names(new))
@@ -147,7 +149,7 @@ def replace_closed(connection: Connection, stream: Stream, old: Rows, new: Rows)
         connection.execute(statement["put_buckets"], arrays.params(wrong, names_of(wrong)))
     if len(gone):
         connection.execute(statement["delete_buckets"], arrays.params(gone, names_of(gone)))
-    return len(wrong) + len(gone)
+    return np.concatenate([_names(wrong), gone])
 
 
 def put_falls_of_runs(
@@ -155,8 +157,8 @@ def put_falls_of_runs(
 ) -> None:
     """Make the register events of runs what their readings tell."""
     steps, device = summary.steps, runs.device["device_id"][runs.run]
-    first = np.flatnonzero(np.diff(runs.run, prepend=-1) != 0)
-    last = np.flatnonzero(np.diff(runs.run, append=-1) != 0)
+    first = np.flatnonzero(begins(runs.run))
+    last = np.flatnonzero(ends(runs.run))
     # A reading tells of its predecessor; the newest of itself as well.
     is_first = steps.at1_us[first] == NEVER_US
     replace_falls(

@@ -19,6 +19,7 @@ from wattstream.domain.falls import FALL_DTYPE
 from wattstream.domain.readings import KINDS, Stream
 from wattstream.domain.register import Rules
 from wattstream.domain.rollup import Runs, empty_live, fallen, rollup_dtype, summarize
+from wattstream.domain.rows import begins, ends
 from wattstream.domain.units import BUCKET_US, NEVER_US, Int64, Rows
 from wattstream.store.postgres import arrays, statements
 from wattstream.store.postgres.answers import to_device, to_rules
@@ -245,8 +246,8 @@ def _chunks(bucket_at: Int64, readings: Int64) -> Iterator[tuple[int, int]]:
     """Yield ranges that hold all buckets, each with about _CHUNK_READINGS readings."""
     number = np.cumsum(readings) // _CHUNK_READINGS
     for first, last in zip(
-        np.flatnonzero(np.diff(number, prepend=-1) != 0),
-        np.flatnonzero(np.diff(number, append=-1) != 0),
+        np.flatnonzero(begins(number)),
+        np.flatnonzero(ends(number)),
         strict=True,
     ):
         yield int(bucket_at[first]), int(bucket_at[last]) + BUCKET_US

@@ -112,10 +112,9 @@ def _placeholders(stream: Stream) -> dict[str, str]:
             f"coalesce(sum(r.{name}), 0)::{_TYPES[types[name].__name__]} AS {name}"
             for name in added
         ),
-        "signed_sums": ", ".join(f"sum(sign * r.{name})::int8" for name in added),
-        "since_sums": ", ".join(
-            f"(l.{name} + l.day_{name} + coalesce(x[{place}], 0))::int8 AS {name}"
-            for place, name in enumerate(added, 1)
+        "closed_sums": ", ".join(f"coalesce(sum(r.{name}), 0)::int8 AS {name}" for name in added),
+        "open_day_aggregates": ", ".join(
+            f"array_agg(({name} + day_{name})::int8)" for name in added
         ),
         "sum_aggregates": ", ".join(f"array_agg({name})" for name in added),
         "sum_names": ", ".join(sum_columns(stream)),

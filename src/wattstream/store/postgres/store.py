@@ -33,6 +33,7 @@ from wattstream.store.postgres.connections import (
     session_sql,
     unavailable,
 )
+from wattstream.store.postgres.fleet import FleetCache
 from wattstream.store.postgres.flush import Flush, FlushWriter
 from wattstream.store.postgres.gauges import (
     Footprint,
@@ -48,6 +49,7 @@ from wattstream.store.postgres.view import PostgresView, PostgresViewSnapshot
 WRITE_CONNECTIONS = 7
 _RECOMPUTE_EVERY_S, _RECOMPUTE_SOON_S = 10.0, 0.2
 _REFRESH_DEVICES = 64
+_BEGIN = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
 
 View = TypeVar("View", bound=PostgresSnapshot)
@@ -64,6 +66,7 @@ class PostgresStore:
         """Prepare a store; a device with more than `at_once_readings` gets new rules later."""
         self._at_once_readings = at_once_readings
         self._writers = {stream: FlushWriter(stream) for stream in Stream}
+        self._fleet = FleetCache()
         self._lanes = {
             stream: Worker(conninfo, f"{stream} lane", plans_once=True) for stream in Stream
         }
@@ -158,13 +161,12 @@ class PostgresStore:
     @asynccontextmanager
     async def _view(self, kind: type[View]) -> AsyncIterator[View]:
         try:
-            async with (
-                self._pool.connection() as connection,
-                # The beginning of the transaction goes out with the first question.
-                connection.pipeline(),
-                connection.transaction(),
-            ):
-                yield kind(connection)
+            # In a pipeline, statements do not wait for the answers to those before. What fails is
+            # rolled back as the pool takes its connection back.
+            async with self._pool.connection() as connection, connection.pipeline():
+                await connection.execute(_BEGIN)
+                yield kind(connection, self._fleet)
+                await connection.execute(b"COMMIT")
         except _AWAY as error:
             raise await self._unavailable(error) from error
 
@@ -286,8 +288,6 @@ class PostgresStore:
 
 async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
     await connection.execute(session_sql(writes=False))
-    await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
-    await connection.set_read_only(True)
     arrays.register(connection)
     connection.prepare_threshold = 2
 

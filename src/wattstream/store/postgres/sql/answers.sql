@@ -89,31 +89,6 @@ LATERAL (
     OFFSET 0
 ) AS h
 
--- name: since
--- What each device sums since a start. The live row sums the day up to and with its open bucket;
--- closed buckets between that day's start and the wanted one are read and taken off, or added. For
--- a fleet that reports, there are none. OFFSET 0: they are read once, not for each sum.
-SELECT device_id, {since_sums}
-FROM (
-    SELECT *, CASE WHEN day_at <> %(start_at)s::timestamptz THEN (
-        SELECT ARRAY[{signed_sums}]
-        FROM {stream}_rollup AS r,
-            (SELECT CASE WHEN l.day_at < %(start_at)s::timestamptz THEN -1 ELSE 1 END) AS s(sign)
-        WHERE r.device_id = l.device_id
-            AND r.bucket_at >= least(l.day_at, %(start_at)s::timestamptz)
-            AND r.bucket_at < greatest(l.day_at, %(start_at)s::timestamptz)
-    ) END AS x
-    FROM (
-        SELECT device_id, bucket_at - {day_length} AS day_at, {sum_names}, {day_columns}
-        FROM {stream}_live
-        WHERE bucket_at >= %(start_at)s::timestamptz
-    ) AS l
-    OFFSET 0
-) AS l
-
--- name: fleet_totals
-SELECT array_agg(device_id), {sum_aggregates} FROM ({since}) AS devices
-
 -- name: sums_within
 -- What devices sum over whole buckets, each over a range of its own, in the order asked.
 SELECT array_agg(energy_ukwh), array_agg(readings)
@@ -175,6 +150,10 @@ SELECT count(*) FROM devices WHERE stream = '{stream}'
 -- name: days
 SELECT day::text, sum(readings)::int8, min(first_at), max(last_at)
 FROM history_days WHERE stream = '{stream}' GROUP BY day ORDER BY day
+
+-- name: newest
+SELECT max(last_at) FROM history_days
+WHERE stream = '{stream}' AND day = (SELECT max(day) FROM history_days WHERE stream = '{stream}')
 
 -- name: rejection_count
 SELECT coalesce(sum(rejections), 0)::int8 FROM rejection_counts WHERE stream = '{stream}'

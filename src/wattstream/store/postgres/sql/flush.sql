@@ -10,9 +10,9 @@ FROM (
 ) AS locked
 
 -- name: live
-SELECT {live_aggregates}
+SELECT array_agg(version), {live_aggregates}
 FROM (
-    SELECT {live_names} FROM {stream}_live
+    SELECT version, {live_names} FROM {stream}_live
     WHERE device_id = ANY(%(device_id)s::int4[])
     ORDER BY device_id
 ) AS live

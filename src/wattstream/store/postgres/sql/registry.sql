@@ -8,6 +8,12 @@ SELECT external_id, device_id FROM devices
 WHERE stream = '{stream}' AND external_id = ANY(%(ids)s::text[])
 ORDER BY external_id
 
+-- name: whole_keys
+-- Of devices that have all their rows.
+SELECT external_id, device_id FROM devices JOIN {stream}_warm USING (device_id)
+WHERE stream = '{stream}' AND external_id = ANY(%(ids)s::text[])
+    AND EXISTS (SELECT FROM {stream}_hot WHERE block = device_id >> 3)
+
 -- name: make_hot
 INSERT INTO {stream}_hot (block, version, numbers, fields)
 SELECT block, 0, %(numbers)s::int8[], %(fields)s::float8[]
