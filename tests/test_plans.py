@@ -141,6 +141,7 @@ CASES: list[tuple[str, str, dict[str, object]]] = [
     ("series", "quarters", {"device_id": 1, **RANGE, "limit": 9}),
     ("registry", "labelled", {}),
     ("registry", "device", {"external_id": "D1"}),
+    ("registry", "block_keys", {"ids": ["D1", "D2"]}),
     ("registry", "devices", {"after": "", "limit": 10}),
     ("flush", "lock", {"block": keys(8, 9, 10)}),
     ("flush", "live", {"device_id": keys(1, 2, 3)}),

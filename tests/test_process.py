@@ -220,6 +220,27 @@ def test_a_stop_under_load_keeps_every_acknowledged_reading(
         assert_holds(folder, again.url, load.acknowledged)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_benchmark_that_is_ended_takes_its_server_with_it(
+    folder: Path, number: signal.Signals, code: int
+) -> None:
+    command = [sys.executable, "-m", "wattstream", "bench", "--quick", "--only", "costs"]
+    environ = {**os.environ, "TMPDIR": str(folder)}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 60
+        while not (found := list(folder.rglob("postmaster.pid"))):
+            assert time.monotonic() < until
+            assert process.poll() is None
+            time.sleep(0.05)
+        postmaster = int(found[0].read_text().split()[0])
+        time.sleep(1)
+        process.send_signal(number)
+        assert process.wait(timeout=60) == code
+    with pytest.raises(ProcessLookupError):
+        os.kill(postmaster, 0)
+    assert list(folder.iterdir()) == []
+
+
 def test_ctrl_c_ends_engine_and_database_without_a_trace_of_it(folder: Path) -> None:
     engine = Process(folder)
     assert engine.end(signal.SIGINT) == 0

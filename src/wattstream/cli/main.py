@@ -1,6 +1,7 @@
 """The command line: `wattstream COMMAND`, each with --help and examples."""
 
 import asyncio
+import signal
 import sys
 from typing import Annotated
 
@@ -114,6 +115,8 @@ app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
 
 def run() -> None:
     """Run the command line; errors that a person can mend end with a message and status 1."""
+    # As Ctrl-C does, it lets what runs stop its servers and take away its files.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app()
     except WattstreamError as error:

@@ -22,6 +22,8 @@ from wattstream.store.postgres.blocks import BLOCK_DEVICES
 Ask = Callable[..., Awaitable[Any]]
 """Ask a snapshot a statement of `fleet.sql`, by its name, a stream and parameters, for its row."""
 
+_AT_ONCE = 4096 * BLOCK_DEVICES
+"""Devices read by one statement."""
 _NO_BLOCK = np.iinfo(np.int64).max
 
 
@@ -89,11 +91,12 @@ class _Devices:
             day_us = day_start(rows)
             elsewhere = np.flatnonzero((day_us != start_us) & (rows["moved_at"] != start_us))
             if len(elsewhere):
-                moved = rows.take(elsewhere)
-                await self._move(ask, moved, day_us[elsewhere], start_us)
-                assign(rows, elsewhere, moved)
-                at = np.searchsorted(self._rows["device_id"], moved["device_id"])
-                assign(self._rows, at, moved)
+                for part in _cut(elsewhere):
+                    moved = rows.take(part)
+                    await self._move(ask, moved, day_us[part], start_us)
+                    assign(rows, part, moved)
+                at = np.searchsorted(self._rows["device_id"], rows["device_id"])
+                assign(self._rows, at, rows)
         sums = np.where((day_us == start_us)[:, None], rows["sums"], rows["moved"])
         return DeviceTotals(rows["device_id"].copy(), np.ascontiguousarray(sums.T))
 
@@ -108,7 +111,10 @@ class _Devices:
         is_held = (self._block[place] == block) & (self._version[place] == version)
         if is_held.all() and len(block) == len(self._block) - 1:
             return
-        rows = await self._read(ask, block[~is_held])
+        stale = block[~is_held]
+        keys = (stale[:, None] * BLOCK_DEVICES + np.arange(BLOCK_DEVICES)).ravel()
+        parts = [await self._read(ask, part) for part in _cut(keys)]
+        rows = np.concatenate([self._rows[:0], *parts])
         is_kept_block = np.zeros(len(self._block), np.bool_)
         is_kept_block[place[is_held]] = True
         is_kept = is_kept_block[self._block_of]
@@ -123,11 +129,8 @@ class _Devices:
         self._block_of = np.searchsorted(block, self._rows["device_id"] // BLOCK_DEVICES)
         self._set += 1
 
-    async def _read(self, ask: Ask, block: Int64) -> Rows:
-        """Return the rows of the devices of some blocks, keys ascending."""
-        if len(block) == 0:
-            return np.zeros(0, self._dtype)
-        key = (block[:, None] * BLOCK_DEVICES + np.arange(BLOCK_DEVICES, dtype=np.int32)).ravel()
+    async def _read(self, ask: Ask, key: Int64) -> Rows:
+        """Return the rows of those of some devices that exist, keys ascending."""
         device, bucket_us, *sums = await ask(
             "days", self._stream, device_id=arrays.PgArray(key.astype(np.int32))
         )
@@ -152,3 +155,8 @@ class _Devices:
         sign = np.where(day_us < start_us, -1, 1)
         rows["moved"] = rows["sums"] + sign[:, None] * np.column_stack(between)
         rows["moved_at"] = start_us
+
+
+def _cut(column: Int64) -> list[Int64]:
+    """Return a column in parts that one statement asks for; none of them is empty."""
+    return [column[at : at + _AT_ONCE] for at in range(0, len(column), _AT_ONCE)]

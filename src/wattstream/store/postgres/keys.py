@@ -29,10 +29,10 @@ class DeviceKeys:
         key = self.known(ids)
         if key is None:
             wanted = sorted({device for device in ids if device not in self._keys})
-            found = connection.execute(self._sql["whole_keys"], {"ids": wanted}).fetchall()
-            self._keys.update(found)
-            if len(found) < len(wanted):
-                self.register(connection, [one for one in wanted if one not in self._keys])
+            found = connection.execute(self._sql["block_keys"], {"ids": wanted})
+            self._keys.update(found.fetchall())
+            if new := [device for device in wanted if device not in self._keys]:
+                self.register(connection, new)
             key = self.known(ids)
         assert key is not None  # noqa: S101 - they are registered now
         return key

@@ -8,10 +8,16 @@ SELECT external_id, device_id FROM devices
 WHERE stream = '{stream}' AND external_id = ANY(%(ids)s::text[])
 ORDER BY external_id
 
--- name: whole_keys
--- Of devices that have all their rows.
+-- name: block_keys
+-- Of all devices in the blocks of some, which will report as well, if they have all their rows.
 SELECT external_id, device_id FROM devices JOIN {stream}_warm USING (device_id)
-WHERE stream = '{stream}' AND external_id = ANY(%(ids)s::text[])
+WHERE stream = '{stream}' AND device_id = ANY(ARRAY(
+        SELECT generate_series(first, first + 7)
+        FROM (
+            SELECT DISTINCT device_id >> 3 << 3 AS first FROM devices
+            WHERE stream = '{stream}' AND external_id = ANY(%(ids)s::text[])
+        ) AS blocks
+    ))
     AND EXISTS (SELECT FROM {stream}_hot WHERE block = device_id >> 3)
 
 -- name: make_hot
