@@ -171,10 +171,15 @@ def test_twins_follow_devices_and_links(run: Callable[[Test], None]) -> None:
         # Somebody takes devices out.
         answer = await low_efficiency(store, NOW + 1, same_id=True, threshold=0.85)
         assert [low.vehicle_id for low in answer.alerts] == ["A"]
+        connection.execute("CREATE TABLE gone AS TABLE devices")
         connection.execute("DELETE FROM devices WHERE external_id = 'A'")
         assert await twins(store) == 1
         answer = await low_efficiency(store, NOW + 1, same_id=True, threshold=0.85)
         assert answer.alerts == []
+        connection.execute(
+            "INSERT INTO devices OVERRIDING SYSTEM VALUE SELECT * FROM gone WHERE external_id = 'A'"
+        )
+        assert await twins(store) == 2
         connection.execute("DELETE FROM meter_warm")
         async with store.snapshot() as snapshot:
             assert await total(snapshot) == 0

@@ -116,6 +116,8 @@ CASES: list[tuple[str, str, dict[str, object]]] = [
     ("answers", "bucket_carry", {"device_id": keys(1, 2), "bucket_at": times(BUCKET, BUCKET)}),
     ("answers", "newest", {}),
     ("fleet", "versions", {}),
+    ("fleet", "links", {}),
+    ("fleet", "twins", {}),
     ("fleet", "days", {"device_id": keys(1, 2, 3)}),
     (
         "fleet",

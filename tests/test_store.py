@@ -7,14 +7,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import numpy as np
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from conftest import Server
 from oracle import MemoryStore
 from wattstream.domain.devices import DeviceChange
+from wattstream.domain.errors import NotFoundError
 from wattstream.domain.holdings import WantedRejections
 from wattstream.domain.readings import KINDS, Conflict, Readings, Rejection, Stream
 from wattstream.domain.register import EnergyMode
 from wattstream.domain.units import BUCKET_US, MICRO, NEVER_US, bucket_floor
+from wattstream.query.latest import find
 from wattstream.store.port import Store, Values, Verdict, Window
 from wattstream.store.postgres import PostgresStore, migrate
 from wattstream.store.postgres.connections import Worker
@@ -542,3 +545,41 @@ def test_a_database_from_before_the_day_sums_is_brought_up_to_them(embedded: Ser
             assert total.readings.tolist() == [95]
 
     asyncio.run(check())
+
+
+def test_a_question_about_nobody_leaves_its_connection_as_it_was(embedded: Server) -> None:
+    async def main() -> None:
+        async for store in opened(embedded.make_database()):
+            for _ in range(20):
+                with pytest.raises(NotFoundError):
+                    async with store.snapshot() as snapshot:
+                        await find(snapshot, Stream.METER, "nobody")
+            async with store._pool.connection() as connection:
+                assert connection.info.transaction_status is TransactionStatus.IDLE
+                asked = await connection.execute("SELECT count(*) FROM pg_prepared_statements")
+                assert (await asked.fetchone()) > (0,)
+
+    asyncio.run(main())
+
+
+def test_a_question_that_fails_is_rolled_back(embedded: Server) -> None:
+    async def ask(store: PostgresStore, failure: type[BaseException]) -> None:
+        async with store.snapshot() as snapshot:
+            await snapshot.stats(Stream.METER)
+            if failure is psycopg.errors.UndefinedTable:
+                await snapshot._connection.execute("TABLE nowhere")  # type: ignore[attr-defined]
+                await snapshot.stats(Stream.METER)
+            raise failure
+
+    async def main() -> None:
+        async for store in opened(embedded.make_database()):
+            for failure in (psycopg.errors.UndefinedTable, KeyError, asyncio.CancelledError):
+                with pytest.raises(failure):
+                    await ask(store, failure)
+                for _ in range(3):
+                    async with store._pool.connection() as connection:
+                        assert connection.info.transaction_status is TransactionStatus.IDLE
+                async with store.snapshot() as snapshot:
+                    assert (await snapshot.stats(Stream.METER)).devices == 0
+
+    asyncio.run(main())

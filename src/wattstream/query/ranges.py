@@ -22,7 +22,7 @@ async def device_totals(
 ) -> DeviceTotals:
     """Return what each device sums over its readings measured in [start_us, end_us).
 
-    Cost: a row a device where the range is the last day, a row a quarter-hour and device
+    Cost: what changed where the range is the last day, a row a quarter-hour and device
     before that, and the raw readings of the quarter-hours that an edge cuts.
 
     Args:

@@ -1,8 +1,8 @@
 """What answers over all devices need, in memory: what each sums over its day, and its twin.
 
 Whatever changes a device gives its block a new version. So a snapshot reads all versions, and
-anew only the devices of blocks that have another one: no answer waits for a whole fleet to be
-read, and each is what its own snapshot holds.
+anew only the devices of blocks that have another one. Each answer is what its own snapshot holds,
+and only the first reads the whole fleet.
 """
 
 import asyncio
@@ -54,7 +54,11 @@ class FleetCache:
 
 
 class _Devices:
-    """The devices of one stream; one snapshot at a time brings them up to what it sees."""
+    """The devices of one stream; one snapshot at a time brings them up to what it sees.
+
+    What differs between a device's day and a wanted start is read by each for itself, as it may
+    be much, and remembered where the device has not changed meanwhile.
+    """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -67,6 +71,7 @@ class _Devices:
         self._dtype = np.dtype(
             [
                 ("device_id", np.int64),
+                ("version", np.int64),
                 ("bucket_at", np.int64),
                 ("sums", np.int64, sums),
                 ("moved_at", np.int64),
@@ -88,15 +93,13 @@ class _Devices:
         async with self._lock:
             await self._refresh(ask)
             rows = self._rows.compress(self._rows["bucket_at"] >= start_us)
-            day_us = day_start(rows)
-            elsewhere = np.flatnonzero((day_us != start_us) & (rows["moved_at"] != start_us))
-            if len(elsewhere):
-                for part in _cut(elsewhere):
-                    moved = rows.take(part)
-                    await self._move(ask, moved, day_us[part], start_us)
-                    assign(rows, part, moved)
-                at = np.searchsorted(self._rows["device_id"], rows["device_id"])
-                assign(self._rows, at, rows)
+        day_us = day_start(rows)
+        elsewhere = np.flatnonzero((day_us != start_us) & (rows["moved_at"] != start_us))
+        for part in _cut(elsewhere):
+            moved = rows.take(part)
+            await self._move(ask, moved, day_us[part], start_us)
+            assign(rows, part, moved)
+            self._remember(moved)
         sums = np.where((day_us == start_us)[:, None], rows["sums"], rows["moved"])
         return DeviceTotals(rows["device_id"].copy(), np.ascontiguousarray(sums.T))
 
@@ -115,6 +118,7 @@ class _Devices:
         keys = (stale[:, None] * BLOCK_DEVICES + np.arange(BLOCK_DEVICES)).ravel()
         parts = [await self._read(ask, part) for part in _cut(keys)]
         rows = np.concatenate([self._rows[:0], *parts])
+        rows["version"] = version[np.searchsorted(block, rows["device_id"] // BLOCK_DEVICES)]
         is_kept_block = np.zeros(len(self._block), np.bool_)
         is_kept_block[place[is_held]] = True
         is_kept = is_kept_block[self._block_of]
@@ -141,6 +145,17 @@ class _Devices:
             rows["moved_at"] = day_start(rows)
             rows["moved"] = rows["sums"]
         return rows.take(np.argsort(rows["device_id"]))
+
+    def _remember(self, rows: Rows) -> None:
+        """Keep rows as they are, of devices that are as they were."""
+        held = self._rows
+        if len(held) == 0:
+            return
+        at = np.searchsorted(held["device_id"], rows["device_id"])
+        at = np.minimum(at, len(held) - 1)
+        is_same = held["device_id"][at] == rows["device_id"]
+        is_same &= held["version"][at] == rows["version"]
+        assign(held, at[is_same], rows.compress(is_same))
 
     async def _move(self, ask: Ask, rows: Rows, day_us: Int64, start_us: int) -> None:
         """Fill in what rows sum from a start on: what closed between it and their day differs."""

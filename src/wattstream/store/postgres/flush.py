@@ -1,7 +1,8 @@
 """One flush: readings of one stream into history, live state and rollups, in one transaction.
 
 The order of steps is what makes it right with several writers: devices first, partitions
-next, then the lock on every block of live rows, and only then any other read or write.
+next, then the lock on every block of live rows, and only then any other write, and any read that
+the versions of blocks do not vouch for.
 """
 
 from collections.abc import Callable
@@ -66,12 +67,12 @@ class FlushWriter:
         Another thread may write the flush before it at the same time: this one takes for granted
         that it will be committed, and the versions of live rows tell at the end.
         """
-        flush = Flush(readings, received_at_us)
+        flush = Flush(readings, received_at_us, may_try=self._trust.is_due())
         key = self.keys.known(readings.ids)
         if key is None:
             return flush
         flush.batch = batch = _Batch(self._kind, readings, key)
-        blocks = self._live.get(batch.blocks) if self._trust.is_due() else None
+        blocks = self._live.get(batch.blocks) if flush.may_try else None
         if blocks is not None:
             flush.steps = self._pack(batch, blocks, received_at_us)
         return flush
@@ -123,8 +124,8 @@ class FlushWriter:
             key = self.keys.resolve(connection, flush.readings.ids)
             batch = _Batch(self._kind, flush.readings, key)
         self.partitions.ensure(connection, batch.at_us)
-        if flush.batch is None or not self._live.has(batch.blocks):
-            blocks = self._live.get(batch.blocks) or self._read(connection, batch)
+        if flush.may_try and (flush.batch is None or not self._live.has(batch.blocks)):
+            blocks = self._read(connection, batch)
             flush.steps = self._pack(batch, blocks, flush.received_at_us)
         if flush.steps:
             try:
@@ -285,12 +286,14 @@ class Flush:
     Attributes:
         readings: n rows.
         received_at_us: When they came.
+        may_try: Whether live rows may be taken as they were read, without a lock.
         batch: The rows sorted, where all devices are known.
         steps: The whole transaction, where live rows in memory allow it.
     """
 
     readings: Readings
     received_at_us: int
+    may_try: bool = True
     batch: "_Batch | None" = None
     steps: list[Step] = field(default_factory=list)
 

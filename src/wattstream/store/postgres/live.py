@@ -59,7 +59,7 @@ class LiveCache:
         return is_inside and int(self._place.take(number).min()) != _NO_PLACE
 
     def put(self, blocks: Blocks) -> None:
-        """Remember blocks that are committed or will be, or locked and just read; they are lent.
+        """Remember blocks that are committed or will be, or just read; they are lent.
 
         What their rows add to the day is dropped.
         """

@@ -161,12 +161,18 @@ class PostgresStore:
     @asynccontextmanager
     async def _view(self, kind: type[View]) -> AsyncIterator[View]:
         try:
+            refused: WattstreamError | None = None
             # In a pipeline, statements do not wait for the answers to those before. What fails is
             # rolled back as the pool takes its connection back.
             async with self._pool.connection() as connection, connection.pipeline():
                 await connection.execute(_BEGIN)
-                yield kind(connection, self._fleet)
+                try:
+                    yield kind(connection, self._fleet)
+                except WattstreamError as error:  # such as an unknown device: nothing failed here
+                    refused = error
                 await connection.execute(b"COMMIT")
+            if refused is not None:
+                raise refused
         except _AWAY as error:
             raise await self._unavailable(error) from error
 

@@ -1,5 +1,5 @@
--- A block gets a new version as well when a device of it is made or removed, by whomever: engines
--- keep whole blocks in memory.
+-- A block gets a new version as well when a row of one of its devices is made or removed, also by
+-- hand: engines keep whole blocks in memory.
 CREATE FUNCTION renew_blocks() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     hot text;
@@ -25,5 +25,7 @@ CREATE TRIGGER removed AFTER DELETE ON meter_warm REFERENCING OLD TABLE AS chang
 FOR EACH STATEMENT EXECUTE FUNCTION renew_blocks('meter_hot');
 CREATE TRIGGER removed AFTER DELETE ON vehicle_warm REFERENCING OLD TABLE AS changed
 FOR EACH STATEMENT EXECUTE FUNCTION renew_blocks('vehicle_hot');
+CREATE TRIGGER made AFTER INSERT ON devices REFERENCING NEW TABLE AS changed
+FOR EACH STATEMENT EXECUTE FUNCTION renew_blocks('meter_hot', 'vehicle_hot');
 CREATE TRIGGER removed AFTER DELETE ON devices REFERENCING OLD TABLE AS changed
 FOR EACH STATEMENT EXECUTE FUNCTION renew_blocks('meter_hot', 'vehicle_hot');
