@@ -8,6 +8,7 @@ import pytest
 from wattstream.bench.answers import measure_answers
 from wattstream.bench.engine import run_engine
 from wattstream.bench.rows import Row
+from wattstream.bench.wrk import _latency_ms
 
 PAIRS = 40
 
@@ -36,3 +37,8 @@ def test_every_answer_is_measured_at_each_size(bench_conninfo: str) -> None:
         held = connection.execute("SELECT count(*) FROM vehicle_history").fetchone()
     assert held is not None
     assert held[0] > sizes[1] // 2  # the load was stored
+
+
+def test_a_latency_is_read_as_wrk_prints_it() -> None:
+    text = "     50%   33.35ms\n     90%  812.00us\n     99%    2.20s \n"
+    assert [_latency_ms(text, of) for of in (50, 90, 99)] == [33.35, 0.812, 2200]

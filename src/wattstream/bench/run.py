@@ -23,7 +23,7 @@ from wattstream.bench.payloads import DEVICES, Request, Shape, moved, requests
 from wattstream.bench.reference import RUNS, copy_once, copy_rate
 from wattstream.bench.rows import Row
 from wattstream.bench.viewers import measure_viewers
-from wattstream.bench.wrk import is_installed, run_wrk
+from wattstream.bench.wrk import Singles, is_installed, run_wrk
 from wattstream.domain.errors import OperatorError
 from wattstream.domain.units import MICRO, rfc3339
 from wattstream.inputs.http import BATCH_PATH
@@ -62,6 +62,8 @@ _LOG_FILES, _QUICK_LOG_FILES = 320, 48  # of 16 MiB
 _TEMPLATE_MINUTES = 24
 _LOADS = "wattstream_loads"
 _SETTLE_S = 20.0
+_SINGLES = (64, 256, 1024)
+_WRK_RUNS, _WRK_S = 3, 8  # long enough that opening 1,024 connections is little of it
 _VACUUMS = "SELECT FROM pg_stat_activity WHERE backend_type = 'autovacuum worker' LIMIT 1"
 _REGISTERS = """
 UPDATE {stream}_live SET energy_mode = 1, version = version + 1
@@ -242,27 +244,37 @@ class Bench:
         self._in_turns(engine, conninfo, case, 1)
 
     def _singles(self, engine: Engine, folder: Path) -> None:
-        for connections in (64, 256, 1024):
-            with empty_server() as empty_port:
-                empty = run_wrk(empty_port, connections, self._seconds, "x", folder)
-            self._on_row(
-                Row("single", f"empty 201, {connections} connections", empty.rate, None,
-                    empty.p50_ms, empty.p99_ms)
-            )  # fmt: skip
-            start = rfc3339(self._next_s * MICRO).removesuffix("Z")
-            self._next_s += 60
-            found = run_wrk(engine.port, connections, self._seconds, start, folder)
-            self._on_row(
-                Row(
-                    "single",
-                    f"one reading a request, {connections} connections",
-                    found.rate,
-                    found.rate / empty.rate,
-                    found.p50_ms,
-                    found.p99_ms,
-                    f"{found.failures} failures",
-                )
+        """Send readings one by one, in turns with a server that answers nothing."""
+        empty: dict[int, list[Singles]] = {connections: [] for connections in _SINGLES}
+        found: dict[int, list[Singles]] = {connections: [] for connections in _SINGLES}
+        for _ in range(1 if self._is_quick else _WRK_RUNS):
+            for connections in _SINGLES:
+                with empty_server() as port:
+                    empty[connections].append(run_wrk(port, connections, _WRK_S, "x", folder))
+                start = rfc3339(self._next_s * MICRO).removesuffix("Z")
+                self._next_s += 60
+                found[connections].append(run_wrk(engine.port, connections, _WRK_S, start, folder))
+        for connections in _SINGLES:
+            reference, rate = (
+                statistics.median(one.rate for one in taken[connections])
+                for taken in (empty, found)
             )
+            failures = sum(one.failures for one in found[connections])
+            for case, taken, ratio, note in (
+                ("empty 201", empty, None, ""),
+                ("one reading a request", found, rate / reference, f"{failures} failures"),
+            ):
+                self._on_row(
+                    Row(
+                        "single",
+                        f"{case}, {connections} connections",
+                        statistics.median(one.rate for one in taken[connections]),
+                        ratio,
+                        statistics.median(one.p50_ms for one in taken[connections]),
+                        statistics.median(one.p99_ms for one in taken[connections]),
+                        note,
+                    )
+                )
 
     def _mixed(self, engine: Engine) -> None:
         built = self._requests(Shape(), self._minutes)

@@ -71,6 +71,6 @@ def run_wrk(port: int, connections: int, seconds: int, start: str, folder: Path)
 
 
 def _latency_ms(text: str, percentile: int) -> float:
-    match = re.search(rf"^\s+{percentile}%\s+([\d.]+)(us|ms|s)$", text, re.MULTILINE)
+    match = re.search(rf"^\s+{percentile}%\s+([\d.]+)(us|ms|s)\s*$", text, re.MULTILINE)
     scale = {"us": 0.001, "ms": 1.0, "s": 1000.0}
     return float(match[1]) * scale[match[2]] if match else float("nan")
