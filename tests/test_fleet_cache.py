@@ -153,6 +153,39 @@ def test_only_changed_blocks_are_read_again(
     run(test)
 
 
+def test_a_long_question_holds_up_no_other(
+    run: Callable[[Test], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = PostgresSnapshot._ask
+    goes_on, is_asked = asyncio.Event(), asyncio.Event()
+
+    async def slow(self: Any, file: str, name: str, stream: Any, params: Any) -> Any:
+        if name == "closed":
+            is_asked.set()
+            await goes_on.wait()
+        return await ask(self, file, name, stream, params)
+
+    async def test(store: PostgresStore, _: psycopg.Connection[Any]) -> None:
+        early = NOW - 3 * DAY_US
+        await store.write(meters(("A", early, 1, 1.0), ("A", NOW, 2, 1.0)), NOW)
+        monkeypatch.setattr(PostgresSnapshot, "_ask", slow)
+
+        async def since(start_us: int) -> int:
+            async with store.snapshot() as snapshot:
+                return await total(snapshot, start_us)
+
+        long = asyncio.create_task(since(early))
+        await is_asked.wait()
+        await store.write(meters(("A", NOW + 1, 4, 1.0)), NOW)
+        async with asyncio.timeout(10):
+            assert await since(DAY_START) == 6
+        goes_on.set()
+        assert await long == 3
+        assert await since(early) == 7  # what the long one read is of an older version
+
+    run(test)
+
+
 def test_twins_follow_devices_and_links(run: Callable[[Test], None]) -> None:
     async def test(store: PostgresStore, connection: psycopg.Connection[Any]) -> None:
         assert await twins(store) == 0

@@ -547,6 +547,31 @@ def test_a_database_from_before_the_day_sums_is_brought_up_to_them(embedded: Ser
     asyncio.run(check())
 
 
+def test_a_device_that_is_registered_is_looked_up(embedded: Server) -> None:
+    """By an engine that starts: an insert that conflicts would take a key each time."""
+    conninfo = embedded.make_database()
+
+    def last_key() -> object:
+        with psycopg.connect(conninfo) as connection:
+            asked = "SELECT last_value FROM pg_sequences WHERE sequencename LIKE 'devices%'"
+            return connection.execute(asked).fetchone()
+
+    async def main() -> None:
+        names = [f"R{i}" for i in range(20)]
+        async for store in opened(conninfo):
+            await store.write(meters(*((name, NOW, 1, 1.0) for name in names)), NOW)
+        taken = last_key()
+        async for store in opened(conninfo):
+            for i, name in enumerate(names):
+                written = await store.write(meters((name, NOW + 1 + i, 1, 1.0)), NOW)
+                assert written.verdicts.tolist() == [Verdict.STORED]
+            assert last_key() == taken
+            await store.write(meters(("new", NOW, 1, 1.0)), NOW)
+            assert last_key() != taken
+
+    asyncio.run(main())
+
+
 def test_a_question_about_nobody_leaves_its_connection_as_it_was(embedded: Server) -> None:
     async def main() -> None:
         async for store in opened(embedded.make_database()):

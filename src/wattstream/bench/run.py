@@ -255,26 +255,25 @@ class Bench:
                 self._next_s += 60
                 found[connections].append(run_wrk(engine.port, connections, _WRK_S, start, folder))
         for connections in _SINGLES:
-            reference, rate = (
-                statistics.median(one.rate for one in taken[connections])
-                for taken in (empty, found)
-            )
             failures = sum(one.failures for one in found[connections])
-            for case, taken, ratio, note in (
-                ("empty 201", empty, None, ""),
-                ("one reading a request", found, rate / reference, f"{failures} failures"),
+            reference = None
+            for case, taken, note in (
+                ("empty 201", empty[connections], ""),
+                ("one reading a request", found[connections], f"{failures} failures"),
             ):
+                rate = statistics.median(one.rate for one in taken)
                 self._on_row(
                     Row(
                         "single",
                         f"{case}, {connections} connections",
-                        statistics.median(one.rate for one in taken[connections]),
-                        ratio,
-                        statistics.median(one.p50_ms for one in taken[connections]),
-                        statistics.median(one.p99_ms for one in taken[connections]),
+                        rate,
+                        rate / reference if reference else None,
+                        statistics.median(one.p50_ms for one in taken),
+                        statistics.median(one.p99_ms for one in taken),
                         note,
                     )
                 )
+                reference = rate
 
     def _mixed(self, engine: Engine) -> None:
         built = self._requests(Shape(), self._minutes)

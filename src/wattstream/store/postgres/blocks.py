@@ -50,6 +50,11 @@ def blocks_of(devices: Int64) -> tuple[Int64, Int64]:
     return number[starts], ((np.cumsum(starts) - 1) << _BITS) + (devices & (BLOCK_DEVICES - 1))
 
 
+def devices_of(number: Int64) -> Int64:
+    """Return all keys of blocks, int64[8 k], whether there are such devices or not."""
+    return (number[:, None] * BLOCK_DEVICES + np.arange(BLOCK_DEVICES)).ravel()
+
+
 @dataclass(frozen=True, slots=True)
 class Blocks:
     """The live rows of whole blocks.
@@ -89,7 +94,7 @@ def read_blocks(connection: Connection, stream: Stream, number: Int64) -> tuple[
 
     The version of a block without devices is 0.
     """
-    key = (number[:, None] * BLOCK_DEVICES + np.arange(BLOCK_DEVICES)).ravel()
+    key = devices_of(number)
     rows = empty_live(stream, len(key))
     rows["device_id"] = key
     found, versions = _read(connection, stream, key)

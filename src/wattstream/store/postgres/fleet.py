@@ -17,7 +17,7 @@ from wattstream.domain.rows import assign
 from wattstream.domain.units import Int64, Rows
 from wattstream.store.port import DeviceTotals
 from wattstream.store.postgres import arrays
-from wattstream.store.postgres.blocks import BLOCK_DEVICES
+from wattstream.store.postgres.blocks import BLOCK_DEVICES, devices_of
 
 Ask = Callable[..., Awaitable[Any]]
 """Ask a snapshot a statement of `fleet.sql`, by its name, a stream and parameters, for its row."""
@@ -114,9 +114,7 @@ class _Devices:
         is_held = (self._block[place] == block) & (self._version[place] == version)
         if is_held.all() and len(block) == len(self._block) - 1:
             return
-        stale = block[~is_held]
-        keys = (stale[:, None] * BLOCK_DEVICES + np.arange(BLOCK_DEVICES)).ravel()
-        parts = [await self._read(ask, part) for part in _cut(keys)]
+        parts = [await self._read(ask, part) for part in _cut(devices_of(block[~is_held]))]
         rows = np.concatenate([self._rows[:0], *parts])
         rows["version"] = version[np.searchsorted(block, rows["device_id"] // BLOCK_DEVICES)]
         is_kept_block = np.zeros(len(self._block), np.bool_)

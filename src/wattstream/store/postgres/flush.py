@@ -13,16 +13,16 @@ import numpy as np
 import psycopg
 
 from wattstream.domain.readings import KINDS, Kind, Readings, Stream
-from wattstream.domain.rollup import Runs, advance, empty_live
+from wattstream.domain.rollup import advance, empty_live
 from wattstream.domain.rows import assign, begins, copied
-from wattstream.domain.units import DAY_US, MINUTE_US, Bool, Float64, Int32, Int64, Rows
-from wattstream.store.port import Progress, Values, Verdict, Written
+from wattstream.domain.units import DAY_US, MINUTE_US, Bool, Int32, Int64, Rows
+from wattstream.store.port import Progress, Written
 from wattstream.store.postgres import arrays, statements
+from wattstream.store.postgres.batch import Batch, Held
 from wattstream.store.postgres.blocks import (
     BLOCK_DEVICES,
     Blocks,
     block_updates,
-    blocks_of,
     lock_blocks,
     read_blocks,
 )
@@ -71,13 +71,13 @@ class FlushWriter:
         key = self.keys.known(readings.ids)
         if key is None:
             return flush
-        flush.batch = batch = _Batch(self._kind, readings, key)
+        flush.batch = batch = Batch(self._kind, readings, key)
         blocks = self._live.get(batch.blocks) if flush.may_try else None
         if blocks is not None:
             flush.steps = self._pack(batch, blocks, received_at_us)
         return flush
 
-    def _pack(self, batch: "_Batch", blocks: Blocks, received_at_us: int) -> list[Step]:
+    def _pack(self, batch: Batch, blocks: Blocks, received_at_us: int) -> list[Step]:
         """Return the whole transaction of a batch by its live rows; none where it needs history."""
         live = blocks.rows.take(batch.place)
         if not (batch.is_new(live) & batch.is_first).all():
@@ -122,7 +122,7 @@ class FlushWriter:
         batch = flush.batch
         if batch is None:
             key = self.keys.resolve(connection, flush.readings.ids)
-            batch = _Batch(self._kind, flush.readings, key)
+            batch = Batch(self._kind, flush.readings, key)
         self.partitions.ensure(connection, batch.at_us)
         if flush.may_try and (flush.batch is None or not self._live.has(batch.blocks)):
             blocks = self._read(connection, batch)
@@ -142,7 +142,7 @@ class FlushWriter:
         self._live.put(blocks)
         return outcome
 
-    def _read(self, connection: Connection, batch: "_Batch") -> Blocks:
+    def _read(self, connection: Connection, batch: Batch) -> Blocks:
         """Read blocks without a lock: if they change before the commit, their versions tell."""
         blocks, exists = read_blocks(connection, self._kind.stream, batch.blocks)
         if not exists[batch.place].all():
@@ -153,7 +153,7 @@ class FlushWriter:
     def _write_locked(
         self,
         connection: Connection,
-        batch: "_Batch",
+        batch: Batch,
         blocks: Blocks,
         received_at_us: int,
     ) -> Written:
@@ -190,7 +190,7 @@ class FlushWriter:
             blocks.version[is_block_touched] = changed.version
         return batch.outcome()
 
-    def _lock(self, connection: Connection, batch: "_Batch") -> Blocks:
+    def _lock(self, connection: Connection, batch: Batch) -> Blocks:
         """Lock blocks and return them, from memory where their version stands."""
         stream, number = self._kind.stream, batch.blocks
         blocks = self._live.get(number)
@@ -213,7 +213,7 @@ class FlushWriter:
                 raise _StaleCacheError
         return blocks
 
-    def _held(self, connection: Connection, batch: "_Batch", candidate: Bool) -> "_Held":
+    def _held(self, connection: Connection, batch: Batch, candidate: Bool) -> Held:
         """Return which candidates history already holds."""
         rows = np.flatnonzero(candidate & batch.is_first)
         found: tuple[Any, ...] = (None,)
@@ -230,10 +230,10 @@ class FlushWriter:
                 binary=True,
             ).fetchone() or (None,)
         if found[0] is None:
-            return _Held(rows[:0], batch.ukwh[:0], batch.values[:0])
-        return _Held(rows[found[0] - 1], found[1], np.column_stack(found[2:]))
+            return Held(rows[:0], batch.ukwh[:0], batch.values[:0])
+        return Held(rows[found[0] - 1], found[1], np.column_stack(found[2:]))
 
-    def _history(self, batch: "_Batch") -> Step:
+    def _history(self, batch: Batch) -> Step:
         """Return the step that inserts what is stored of a batch, at least one row."""
         rows = np.flatnonzero(batch.is_stored)
         minute = _minute(batch.at_us[rows])
@@ -294,104 +294,8 @@ class Flush:
     readings: Readings
     received_at_us: int
     may_try: bool = True
-    batch: "_Batch | None" = None
+    batch: Batch | None = None
     steps: list[Step] = field(default_factory=list)
-
-
-class _Batch:
-    """The rows of a flush, sorted by device and time, and what becomes of each.
-
-    Attributes:
-        devices: Keys of its devices, ascending, int64[m].
-        blocks: Numbers of their blocks, ascending, int64[k].
-        place: Place of each device in the rows of these blocks, int64[m].
-        seg: Position of each row's device among them, int64[n].
-        late: How many rows are not newer than their devices' newest.
-    """
-
-    def __init__(self, kind: Kind, readings: Readings, key: Int64) -> None:
-        order = np.lexsort((readings.at_us, key))
-        self._kind = kind
-        self._order = order
-        self.key = key[order]
-        self.at_us = readings.at_us[order]
-        self.ukwh = readings.energy_ukwh[order]
-        self.values = readings.values[order]
-        starts = begins(self.key)
-        self.devices = self.key[starts]
-        self.blocks, self.place = blocks_of(self.devices)
-        self.seg = np.cumsum(starts) - 1
-        same = (np.diff(self.key) == 0) & (np.diff(self.at_us) == 0)
-        # The sort is stable: of one reading sent twice, the first to arrive comes first.
-        self.is_first: Bool = np.concatenate([[True], ~same])
-        self.is_stored = self.is_first.copy()
-        self.late = 0
-        self._verdicts = np.zeros(len(order), np.int8)
-        self._standing: dict[int, Values] = {}
-
-    def is_new(self, live: Rows) -> Bool:
-        """Return which rows are newer than their devices' newest."""
-        return np.asarray(self.at_us > live["last_at"][self.seg])
-
-    def settle(self, held: "_Held") -> None:
-        """Give every row its verdict, given the first rows that history already holds."""
-        if len(held.rows) == 0 and self.is_first.all():
-            return  # what is usual: all new
-        first_of = np.flatnonzero(self.is_first)[np.cumsum(self.is_first) - 1]
-        ukwh, values = self.ukwh.copy(), self.values.copy()
-        ukwh[held.rows], values[held.rows] = held.ukwh, held.values
-        ukwh, values = ukwh[first_of], values[first_of]
-        alike = (self.values == values) | (np.isnan(self.values) & np.isnan(values))
-        is_same = (self.ukwh == ukwh) & alike.all(axis=1)
-        self.is_stored[held.rows] = False
-        self._verdicts = np.where(is_same, Verdict.DUPLICATE, Verdict.CONFLICT).astype(np.int8)
-        self._verdicts[self.is_stored] = Verdict.STORED
-        self._standing = {
-            row: Values(int(ukwh[row]), tuple(values[row].tolist()))
-            for row in np.flatnonzero(self._verdicts == Verdict.CONFLICT).tolist()
-        }
-
-    def runs(self, rows: Int64, live: Rows) -> tuple[Int64, Runs]:
-        """Return some rows as one run a device, with copies of the devices' live rows.
-
-        Returns:
-            Positions of the devices in `live`, and the runs; their carry is not set.
-        """
-        seg = self.seg[rows]
-        starts = begins(seg)
-        devices, device = seg[starts], live.take(seg[starts])
-        run = np.cumsum(starts) - 1
-        return devices, Runs(
-            self._kind,
-            run,
-            self.at_us[rows],
-            self.ukwh[rows],
-            self.values[rows],
-            device,
-            carry=device,
-        )
-
-    def all_runs(self, live: Rows) -> Runs:
-        """Return all rows as one run a device."""
-        return Runs(
-            self._kind, self.seg, self.at_us, self.ukwh, self.values, device=live, carry=live
-        )
-
-    def outcome(self) -> Written:
-        """Return the verdicts in the order of arrival."""
-        verdicts = np.empty_like(self._verdicts)
-        verdicts[self._order] = self._verdicts
-        standing = {int(self._order[row]): held for row, held in self._standing.items()}
-        return Written(verdicts, standing, late=self.late)
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """Readings that history already holds: rows of the batch, and the values that stand."""
-
-    rows: Int64
-    ukwh: Int64
-    values: Float64
 
 
 def _minute(at_us: Int64) -> Int32:
