@@ -256,7 +256,13 @@ def server_of(
         idle_s=settings.idle_timeout,
     )
     grace_s = settings.shutdown_grace
-    return HttpServer(application, grace_s=grace_s, limits=limits, certificate=certificate)
+    return HttpServer(
+        application,
+        grace_s=grace_s,
+        limits=limits,
+        certificate=certificate,
+        express=application.express,
+    )
 
 
 async def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:

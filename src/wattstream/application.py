@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from wattstream.caller import asked_by
 from wattstream.domain.errors import WattstreamError
 from wattstream.inputs import openapi
+from wattstream.inputs.express import ExpressInput
 from wattstream.inputs.http import BATCH_PATH, ONE_PATH, HttpInput, Receive, Scope, Send
 from wattstream.log import begin_request
 from wattstream.pipeline.ingest import Ingest
@@ -86,6 +87,11 @@ class Application:
         self._keyring = keyring
         is_public = settings.allow_open or not is_loopback(settings.host)
         self._guard = guard = Guard(keyring, is_public=is_public)
+        self.express = (
+            ExpressInput(self._input, self.ingest, stats, guard.writer)
+            if traces is None  # a span of each request is made on the ordinary way
+            else None
+        )
         queries = Queries(
             ReachedRecords(store), clock, settings.link_same_id, settings.efficiency_threshold
         )

@@ -207,9 +207,13 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self.refuse(self._refusal or _MALFORMED)
             return
-        cycle = self.cycle
-        if cycle is None or cycle.more_body or cycle.scope is not self.scope:
+        if not self._is_whole():
             self._note_incomplete()
+
+    def _is_whole(self) -> bool:
+        """Return whether what was sent so far ends with a request, parsed to its end."""
+        cycle = self.cycle
+        return cycle is not None and cycle.scope is self.scope and not cycle.more_body
 
     def _note_incomplete(self) -> None:
         self._received_bytes += self._piece_bytes

@@ -20,7 +20,7 @@ _HEADER = b"x-request-id"
 # What may stand in a log and in a header as it is: a client must not write lines of our log.
 _SANE = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}").fullmatch
 _request_id: ContextVar[str | None] = ContextVar("wattstream_request_id", default=None)
-_process = os.urandom(5).hex()
+_process = os.urandom(5).hex().encode()
 _count = itertools.count(1)
 
 
@@ -36,16 +36,21 @@ def begin_request(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         headers: Of the request, names in lower case.
 
     Returns:
-        What the client sent as `X-Request-ID` where that is 1 to 128 plain characters, else an id
-        that no other request of any engine has.
+        What the client sent as `X-Request-ID` where that is 1 to 128 plain characters, else a new
+        one.
     """
     for name, value in headers:
         if name == _HEADER and _SANE(value) is not None:
             _request_id.set(value.decode())
             return value
-    made = f"{_process}-{next(_count):x}"
-    _request_id.set(made)
-    return made.encode()
+    made = new_request_id()
+    _request_id.set(made.decode())
+    return made
+
+
+def new_request_id() -> bytes:
+    """Return an id that no other request of any engine has."""
+    return b"%s-%x" % (_process, next(_count))
 
 
 def _add_request_id(

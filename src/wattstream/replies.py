@@ -1,5 +1,6 @@
 """How errors look over HTTP, the same at every edge."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -42,6 +43,18 @@ class Reply(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
+
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return all headers as ASGI has them."""
+        return [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(self.body)).encode()),
+            *((name.lower().encode(), value.encode()) for name, value in self.headers.items()),
+        ]
+
+
+Answer = Callable[[Reply], None]
+"""Takes the answer to a request, once."""
 
 
 def error_body(code: str, message: str, field: str | None = None) -> bytes:

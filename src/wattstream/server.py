@@ -19,6 +19,7 @@ import uvicorn
 
 from wattstream.connection import Connection, ConnectionGuard, ConnectionLimits
 from wattstream.domain.errors import OperatorError
+from wattstream.express import Express, ExpressConnection
 from wattstream.tls import Certificate
 
 BACKLOG = 2048
@@ -100,16 +101,22 @@ class HttpServer(uvicorn.Server):
         grace_s: int,
         limits: ConnectionLimits,
         certificate: Certificate | None = None,
+        express: Express | None = None,
     ) -> None:
         self._end_streams = application.end_streams
         self._guard = ConnectionGuard(limits)
         self._certificate = certificate
         self._handshakes: set[asyncio.Task[None]] = set()
+        connection = (
+            partial(Connection, guard=self._guard)
+            if express is None
+            else partial(ExpressConnection, guard=self._guard, express=express)
+        )
         super().__init__(
             uvicorn.Config(
                 application,
                 loop="none",
-                http=partial(Connection, guard=self._guard),  # type: ignore[arg-type]
+                http=connection,  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 access_log=False,

@@ -49,7 +49,7 @@ class JoinedWrites(asyncio.Transport):
         """Send bytes, or keep them where they are a head or complete a short answer."""
         head, self._head = self._head, b""
         if head and len(data) <= _MAX_JOINED_BYTES:
-            self._keep(head + data)
+            self.write_answer(head + data)
         elif isinstance(data, bytes) and _HAS_LENGTH in data and data.startswith(b"HTTP/1.1 "):
             self._head = data
         else:
@@ -58,7 +58,8 @@ class JoinedWrites(asyncio.Transport):
                 self._transport.write(head)
             self._transport.write(data)
 
-    def _keep(self, data: bytes) -> None:
+    def write_answer(self, data: bytes) -> None:
+        """Send a whole answer with others."""
         if not self._kept:
             self._outbox.add(self)
         self._kept += data
@@ -67,7 +68,7 @@ class JoinedWrites(asyncio.Transport):
         """End an answer: a head that waits is all of it."""
         if self._head:
             head, self._head = self._head, b""
-            self._keep(head)
+            self.write_answer(head)
 
     def send(self) -> None:
         """Send the answers that are kept, unless the connection has ended."""

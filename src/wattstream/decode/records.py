@@ -5,7 +5,6 @@ The columns only tell which rows are wrong; the rules for one record tell why.
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -49,8 +48,7 @@ _meter_id, _vehicle_id = attrgetter("meterId"), attrgetter("vehicleId")
 _TYPE_CODES = {None: 0, Stream.METER: 1, Stream.VEHICLE: 2}
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What a request must keep.
 
     Attributes:

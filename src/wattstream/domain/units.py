@@ -29,6 +29,7 @@ NEVER_US = -(2**63)
 """Time of a reading that does not exist; PostgreSQL stores it as -infinity."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def bucket_of(at_us: Int64) -> Int64:
@@ -48,7 +49,7 @@ def bucket_ceil(at_us: int) -> int:
 
 def to_us(moment: datetime) -> int:
     """Return microseconds since 1970 of an aware time."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def to_datetime(at_us: int) -> datetime:

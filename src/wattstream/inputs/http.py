@@ -39,7 +39,7 @@ from wattstream.domain.errors import (
     UnsupportedError,
     WattstreamError,
 )
-from wattstream.domain.readings import Rejection, Stream, to_rows
+from wattstream.domain.readings import Rejection, Row, Stream, to_rows
 from wattstream.domain.units import MICRO, rfc3339
 from wattstream.pipeline.ingest import Ingest, Report
 from wattstream.query.admission import Admission
@@ -108,7 +108,11 @@ class _Turns:
 
 
 class HttpInput:
-    """The ASGI application of both ingest endpoints."""
+    """The ASGI application of both ingest endpoints.
+
+    Attributes:
+        max_body_bytes: Largest body as it arrives.
+    """
 
     def __init__(
         self,
@@ -129,7 +133,7 @@ class HttpInput:
         self._clock_us = clock_us
         self._max_future_us = max_future_s * MICRO
         self._max_past_us = max_past_s * MICRO
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
         self._max_decoded_bytes = max_decoded_bytes
         self._max_held_bytes = max_held_bytes
         self._max_records = max_records
@@ -144,28 +148,33 @@ class HttpInput:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to one of the two paths."""
         try:
-            reply = await self._answer(scope, receive)
+            reply = await self.reply(self._answer(scope, receive))
         except _DisconnectedError:
             return
-        except WattstreamError as error:
-            reply = error_reply(error)
-        except Exception:  # noqa: BLE001 - the last line of defence, as in any server
-            _log.exception("Ingest failed", path=scope["path"])
-            reply = internal_error()
-        self._count(reply.status)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(reply.body)).encode()),
-            *((name.lower().encode(), value.encode()) for name, value in reply.headers.items()),
-        ]
+        headers = reply.raw_headers()
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
 
-    def _count(self, status: int) -> None:
+    async def reply(self, answer: Awaitable[Reply]) -> Reply:
+        """Return an answer, or the one for the error that it ends with; count it."""
+        try:
+            reply = await answer
+        except _DisconnectedError:
+            raise
+        except WattstreamError as error:
+            reply = error_reply(error)
+        except Exception:  # noqa: BLE001 - the last line of defence, as in any server
+            _log.exception("Ingest failed")
+            reply = internal_error()
+        self.count(reply.status)
+        return reply
+
+    def count(self, status: int, answers: int = 1) -> None:
+        """Count answers of one status."""
         counter = self._by_status.get(status)
         if counter is None:
             counter = self._by_status[status] = self._requests.labels(str(status))
-        counter.inc()
+        counter.inc(answers)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Reply:
         if scope["method"] != "POST":
@@ -174,9 +183,7 @@ class HttpInput:
         headers = dict(scope["headers"])
         is_batch = scope["path"] == BATCH_PATH
         content_type = headers.get(b"content-type", b"")
-        is_lines = content_type != _JSON and _is_ndjson(
-            content_type.decode("latin-1"), is_batch=is_batch
-        )
+        is_lines = is_ndjson(content_type, is_batch=is_batch)
         held = _Held()
         try:
             return await self._answer_body(headers, receive, held, is_batch, is_lines)
@@ -205,6 +212,17 @@ class HttpInput:
         self._ack_seconds.observe(time.perf_counter() - started)
         return reply
 
+    def try_hold(self, size: int) -> bool:
+        """Count bytes of a request as held until `let_go`, if there is room."""
+        if self._held_bytes + size > self._max_held_bytes:
+            return False
+        self._held_bytes += size
+        return True
+
+    def let_go(self, size: int) -> None:
+        """Count bytes as no longer held."""
+        self._held_bytes -= size
+
     def _hold(self, held: _Held, size: int) -> None:
         """Count bytes of a request as held until it is answered.
 
@@ -222,7 +240,7 @@ class HttpInput:
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive, held: _Held) -> bytes:
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._max_body_bytes:
+        if length.isdigit() and int(length) > self.max_body_bytes:
             raise self._too_large(f"got {int(length)}")
         chunks: list[bytes] = []
         size = 0
@@ -232,7 +250,7 @@ class HttpInput:
                 raise _DisconnectedError
             chunk = message.get("body", b"")
             size += len(chunk)
-            if size > self._max_body_bytes:
+            if size > self.max_body_bytes:
                 raise self._too_large("got more")
             if size > _AT_ONCE_BYTES:
                 await self._pause(len(chunk))
@@ -266,15 +284,16 @@ class HttpInput:
 
     def _too_large(self, got: str) -> TooLargeError:
         return TooLargeError(
-            f"the body must be at most {self._max_body_bytes} bytes, {got}; send smaller batches"
+            f"the body must be at most {self.max_body_bytes} bytes, {got}; send smaller batches"
         )
 
-    def _limits(self) -> Limits:
+    def limits(self) -> Limits:
+        """Return what a reading must keep to that arrives now."""
         now_us = self._clock_us()
         return Limits(now_us - self._max_past_us, now_us + self._max_future_us, self._max_records)
 
     async def _one(self, body: bytes) -> Reply:
-        limits = self._limits()
+        limits = self.limits()
         is_small = len(body) <= _AT_ONCE_BYTES
         row = decode_row(body, limits) if is_small else None
         if row is None:
@@ -285,7 +304,7 @@ class HttpInput:
             )
             if decoded.rejections:
                 report = await self._ingest.write(decoded)
-                raise _as_error(report.rejections[0])
+                raise as_error(report.rejections[0])
             (row,) = to_rows(decoded.parts[0].readings)
         reach = caller().reach
         if not reach.is_whole and row.device not in await self._admission.admitted(
@@ -295,27 +314,18 @@ class HttpInput:
             raise forbidden(row.stream, row.device, reach)
         is_stored = await self._ingest.write_row(row, body)
         if isinstance(is_stored, Rejection):
-            raise _as_error(is_stored)
-        answer = {
-            "status": "ok",
-            "type": row.stream.value,
-            "id": row.device,
-            "timestamp": rfc3339(row.at_us),
-            "stored": is_stored,
-        }
-        if not is_stored:
-            answer["duplicate"] = True
-        return Reply(201 if is_stored else 200, _NO_HEADERS, _encode(answer))
+            raise as_error(is_stored)
+        return one_reply(row, is_stored=is_stored)
 
     async def _batch(self, body: bytes, is_lines: bool) -> Reply:
         decode = decode_lines if is_lines else decode_array
-        limits = self._limits()
+        limits = self.limits()
         decoded = None
         if len(body) <= _AT_ONCE_BYTES:
             with suppress(TakesLongError):
                 decoded = decode(body, limits)
         if decoded is None:
-            patient = replace(limits, max_patient=None, give_way=_Turns(_TURN_S))
+            patient = limits._replace(max_patient=None, give_way=_Turns(_TURN_S))
             decoded = await self._in_thread(decode, body, patient)
         reach = caller().reach
         if not reach.is_whole:
@@ -344,6 +354,20 @@ class HttpInput:
         return replace(decoded, parts=parts, rejections=refused)
 
 
+def one_reply(row: Row, *, is_stored: bool) -> Reply:
+    """Return the answer to one reading that is committed, now or before."""
+    answer = {
+        "status": "ok",
+        "type": row.stream.value,
+        "id": row.device,
+        "timestamp": rfc3339(row.at_us),
+        "stored": is_stored,
+    }
+    if not is_stored:
+        answer["duplicate"] = True
+    return Reply(201 if is_stored else 200, _NO_HEADERS, _encode(answer))
+
+
 def _forbidden(index: int, stream: Stream, device: str, reach: Reach, record: bytes) -> Rejection:
     error = forbidden(stream, device, reach)
     return Rejection(index, error.code, error.message, error.field, record, stream, device)
@@ -369,18 +393,21 @@ def _batch_body(report: Report) -> dict[str, object]:
     }
 
 
-def _as_error(rejection: Rejection) -> RequestError:
+def as_error(rejection: Rejection) -> RequestError:
+    """Return what is raised for a record that was refused and kept."""
     kind = ConflictError if rejection.code == "conflict" else ReadingError
     return kind(rejection.message, code=rejection.code, field=rejection.field)
 
 
-def _is_ndjson(header: str, *, is_batch: bool) -> bool:
-    """Return whether the body is NDJSON.
+def is_ndjson(content_type: bytes, *, is_batch: bool) -> bool:
+    """Return whether a body is NDJSON by the header of its type, empty where there is none.
 
     Raises:
         UnsupportedError: It is neither that nor JSON in UTF-8.
     """
-    name, _, parameters = header.partition(";")
+    if content_type == _JSON:
+        return False
+    name, _, parameters = content_type.decode("latin-1").partition(";")
     name = name.strip().lower()
     for parameter in parameters.split(";"):
         key, _, value = parameter.partition("=")

@@ -10,11 +10,13 @@ import numpy as np
 
 from wattstream.caller import caller
 from wattstream.decode.json import Decoded, Part
-from wattstream.domain.readings import KINDS, Conflict, Readings, Rejection, Row, Stream, from_rows
-from wattstream.domain.units import exact, kwh, rfc3339
+from wattstream.domain.errors import WattstreamError
+from wattstream.domain.readings import Rejection, Row, Stream
 from wattstream.pipeline.lane import Lane
+from wattstream.pipeline.single import Single
+from wattstream.pipeline.verdicts import rejections_of
 from wattstream.stats import Stats
-from wattstream.store.port import Store, Values, Verdict, Written
+from wattstream.store.port import Store, Verdict, Written
 from wattstream.traces import Traces
 
 
@@ -30,6 +32,28 @@ class Report:
     stored: int
     duplicates: int
     rejections: list[Rejection]
+
+
+class _Awaited(Single):
+    """One that a task waits for."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, row: Row, record: bytes) -> None:
+        super().__init__(row, record)
+        self.done: asyncio.Future[bool | Rejection] = asyncio.get_running_loop().create_future()
+
+    def settle(self, *, is_stored: bool) -> None:
+        if not self.done.done():
+            self.done.set_result(is_stored)
+
+    def reject(self, rejection: Rejection) -> None:
+        if not self.done.done():
+            self.done.set_result(rejection)
+
+    def fail(self, error: WattstreamError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 class Ingest:
@@ -99,7 +123,7 @@ class Ingest:
         written = [await writes[0]] if len(writes) == 1 else await asyncio.gather(*writes)
         rejections = list(decoded.rejections)
         for part, outcome in zip(parts, written, strict=True):
-            rejections += _rejections(part, outcome, decoded.record)
+            rejections += rejections_of(part, outcome, decoded.record)
         rejections.sort(key=lambda rejection: rejection.index)
         if rejections:
             await self._store.keep(rejections, self._clock_us(), caller().prefix)
@@ -114,23 +138,34 @@ class Ingest:
         Raises:
             RetryLaterError: As for `write`.
         """
-        written = await self._lanes[row.stream].write_row(row)
-        self._received.inc()
-        verdict = written.verdicts.item(0)
-        if verdict == Verdict.STORED:
-            self._stored[row.stream].inc()
-            return True
-        if verdict == Verdict.DUPLICATE:
-            self._duplicates[row.stream].inc()
-            return False
-        part = Part(from_rows([row]), np.zeros(1, np.int64))
-        (rejection,) = _rejections(part, written, lambda _: record)
-        await self._store.keep([rejection], self._clock_us(), caller().prefix)
-        self._stats.rejected.labels(rejection.code).inc()
-        return rejection
+        single = _Awaited(row, record)
+        self.queue_row(single)
+        outcome = await single.done
+        if isinstance(outcome, Rejection):
+            await self.keep(outcome)
+        else:
+            self.count_rows(row.stream, 1, is_stored=outcome)
+        return outcome
+
+    def has_room(self, stream: Stream) -> bool:
+        """Whether a reading of a stream would be taken now."""
+        return not self._lanes[stream].is_full
+
+    def queue_row(self, single: Single) -> None:
+        """Queue one reading; it is told what became of it, and is to be counted or kept then.
+
+        Raises:
+            QueueFullError: Too many readings wait already.
+        """
+        self._lanes[single.row.stream].queue_row(single.row, single)
+
+    def count_rows(self, stream: Stream, count: int, *, is_stored: bool) -> None:
+        """Count readings that came alone and were all stored, or all duplicates."""
+        (self._stored if is_stored else self._duplicates)[stream].inc(count)
+        self._received.inc(count)
 
     async def keep(self, rejection: Rejection) -> None:
-        """Keep a request that holds no reading at all, and count it."""
+        """Keep the one record of a request, or what is none at all, and count it."""
         await self._store.keep([rejection], self._clock_us(), caller().prefix)
         self._count(1, [], [], [rejection])
 
@@ -152,51 +187,3 @@ class Ingest:
             self._stats.rejected.labels(code).inc(count)
         self._received.inc(received)
         return Report(received, stored, duplicates, rejections)
-
-
-def _rejections(part: Part, written: Written, record: Callable[[int], bytes]) -> list[Rejection]:
-    readings = part.readings
-    found = {row: _conflict(readings, row, standing) for row, standing in written.standing.items()}
-    found |= {row: (*reason, None, None) for row, reason in written.refused.items()}
-    return [
-        Rejection(
-            index := int(part.index[row]),
-            code,
-            message,
-            field,
-            record(index),
-            readings.stream,
-            readings.ids[row],
-            conflict,
-        )
-        for row, (code, message, field, conflict) in found.items()
-    ]
-
-
-def _conflict(
-    readings: Readings, row: int, standing: Values
-) -> tuple[str, str, str | None, Conflict | None]:
-    sent = Values(int(readings.energy_ukwh[row]), tuple(readings.values[row].tolist()))
-    both = Conflict(_by_key(readings.stream, standing), _by_key(readings.stream, sent))
-    return (
-        "conflict",
-        f"{readings.stream} {readings.ids[row]} already has other values at "
-        f"{rfc3339(int(readings.at_us[row]))}: kept {_described(both.kept)}, "
-        f"got {_described(both.got)}",
-        "timestamp",
-        both,
-    )
-
-
-def _by_key(stream: Stream, values: Values) -> dict[str, float | None]:
-    kind = KINDS[stream]
-    fields = zip(kind.fields, values.fields, strict=True)
-    return {kind.energy_key: kwh(values.energy_ukwh)} | {
-        field.key: None if np.isnan(value) else value for field, value in fields
-    }
-
-
-def _described(values: dict[str, float | None]) -> str:
-    return ", ".join(
-        f"{key} {'absent' if value is None else exact(value)}" for key, value in values.items()
-    )

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import structlog
@@ -12,12 +13,22 @@ from wattstream.domain.readings import Readings, Row, Stream
 from wattstream.domain.units import MICRO
 from wattstream.pipeline.batcher import Batcher, Flush
 from wattstream.stats import Stats
-from wattstream.store.port import Progress, Stage, Store, Values, Verdict, Written
+from wattstream.store.port import Progress, Stage, Store, Values, Written
 from wattstream.traces import Traces
 
 _LAG_SAMPLE = 1000  # rows, so that the middle one of a large flush costs nothing to find
 
 _log = structlog.get_logger()
+
+
+class Ticket(Protocol):
+    """What waits for its rows of a flush; it must not raise, for others wait behind it."""
+
+    def receive(self, start: int, stop: int, written: Written, offset: int) -> None:
+        """Take rows of a flush: row `offset` of the flush is row `start` of the request."""
+
+    def fail(self, error: WattstreamError) -> None:
+        """Give up: some row was not committed."""
 
 
 class _Request:
@@ -46,35 +57,6 @@ class _Request:
         """Give up: a piece was not committed."""
         if not self.done.done():
             self.done.set_exception(error)
-
-
-class _One:
-    """A request of one reading that waits for its flush."""
-
-    def __init__(self) -> None:
-        self.done: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
-
-    def receive(self, _start: int, _stop: int, written: Written, offset: int) -> None:
-        """Take row `offset` of a flush."""
-        if self.done.done():
-            return
-        if written.standing or written.refused:
-            one = slice(offset, offset + 1)
-            standing, refused = (
-                {0: rows[offset]} if offset in rows else {}
-                for rows in (written.standing, written.refused)
-            )
-            self.done.set_result(Written(written.verdicts[one], standing, refused))  # type: ignore[arg-type]
-        else:
-            self.done.set_result(_PLAIN[written.verdicts.item(offset)])
-
-    def fail(self, error: WattstreamError) -> None:
-        """Give up: the reading was not committed."""
-        if not self.done.done():
-            self.done.set_exception(error)
-
-
-_PLAIN = {verdict.value: Written(np.array([verdict], np.int8)) for verdict in Verdict}
 
 
 class Lane:
@@ -117,7 +99,7 @@ class Lane:
         self._store = store
         self._clock_us = clock_us
         self._queue_readings = queue_readings
-        self._batcher: Batcher[_Request | _One] = Batcher(flush_readings)
+        self._batcher: Batcher[Ticket] = Batcher(flush_readings)
         self._work = asyncio.Event()
         self._under_way: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -154,14 +136,16 @@ class Lane:
         self._work.set()
         return await request.done
 
-    async def write_row(self, row: Row) -> Written:
-        """Queue one reading and return once it is committed; raises as `write` does."""
+    def queue_row(self, row: Row, ticket: Ticket) -> None:
+        """Queue one reading; `ticket` is told once what became of it.
+
+        Raises:
+            QueueFullError: Too many readings wait already.
+        """
         self._refuse_if_full()
-        request = _One()
-        self._batcher.add_row(request, row)
+        self._batcher.add_row(ticket, row)
         self._waiting.set(self._batcher.waiting)
         self._work.set()
-        return await request.done
 
     def _refuse_if_full(self) -> None:
         if self.is_full:
@@ -193,7 +177,7 @@ class Lane:
         self._stopping = True
         self._work.set()
 
-    async def _write(self, flush: Flush[_Request | _One], is_next: asyncio.Event) -> None:
+    async def _write(self, flush: Flush[Ticket], is_next: asyncio.Event) -> None:
         """Write a flush, and say when the next may be taken: the later, the larger it is."""
 
         def take_next(progress: Progress) -> None:
@@ -260,7 +244,7 @@ class Lane:
                 waiting=self._batcher.waiting,
             )
 
-    def _fail(self, flush: Flush[_Request | _One], error: WattstreamError) -> None:
+    def _fail(self, flush: Flush[Ticket], error: WattstreamError) -> None:
         self._failures.inc()
         for piece in flush.pieces:
             piece.ticket.fail(error)

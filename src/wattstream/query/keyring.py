@@ -99,10 +99,18 @@ class Keyring:
         token = parse_token(text)
         if token is None:
             return None
-        key = self._keys.get(token.prefix)
-        if is_holder(token, key):
-            return self._settled(key)
-        await self._catch_up()
+        key = self._held(token)
+        if key is None:
+            await self._catch_up()
+            key = self._held(token)
+        return key
+
+    def known_holder(self, text: str) -> Key | None:
+        """Return the key that a token is of, valid or not, where that is known by now."""
+        token = parse_token(text)
+        return None if token is None else self._held(token)
+
+    def _held(self, token: Token) -> Key | None:
         key = self._keys.get(token.prefix)
         return self._settled(key) if is_holder(token, key) else None
 

@@ -45,6 +45,8 @@ _ADMIN = frozenset({"/v1/audit"})
 _ADDRESS = re.compile(r"[0-9.]+|\[[0-9a-f:.%]+\](:[0-9]*)?")
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
+_NOBODY = Caller()
+
 _Scope = MutableMapping[str, Any]
 
 
@@ -103,6 +105,27 @@ class Guard:
                 retry_after_s=max(1, round(wait_s)),
             )
         return Caller(key, address)
+
+    def writer(self, authorization: bytes | None) -> Caller | None:
+        """Return who writes readings of any device, as far as is known at once.
+
+        That counts as a request of the key. Where it is not known, `admit` finds out, or says why.
+
+        Args:
+            authorization: The header of that name, or None.
+        """
+        if self._keyring.is_open:
+            return _NOBODY
+        token = None if authorization is None else _bearer(authorization)
+        key = None if token is None else self._keyring.known_holder(token)
+        is_admitted = (
+            key is not None
+            and key.is_valid(self._keyring.clock_us())
+            and key.allows(Scope.INGEST)
+            and key.reach.is_whole
+            and self._keyring.wait_s(key) == 0
+        )
+        return Caller(key) if is_admitted else None
 
     def valid(self, key: Key | None) -> Key:
         """Return a key that is known and valid.
@@ -186,12 +209,12 @@ def _sent(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     cookies = None
     for name, value in headers:
         if name == b"authorization":
-            scheme, _, token = value.decode("latin-1").strip().partition(" ")
-            if scheme.lower() != "bearer":
+            token = _bearer(value)
+            if token is None:
                 raise UnauthorizedError(
                     "Authorization must be `Bearer wattstream_…`", code="key_unknown"
                 )
-            return token.strip()
+            return token
         if name == b"cookie":
             cookies = value.decode("latin-1")
     if cookies is None or COOKIE not in cookies:
@@ -201,3 +224,9 @@ def _sent(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     except CookieError:
         return None
     return None if found is None else found.value
+
+
+def _bearer(authorization: bytes) -> str | None:
+    """Return the token of a header, or None where it holds none."""
+    scheme, _, token = authorization.decode("latin-1").strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
