@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -49,6 +50,10 @@ def test_a_browser_signs_in_sees_its_fleet_and_is_led_out(
         token = command(
             conninfo, "keys", "create", "--name", "shown", "--scope", "read", "--fleet", "north"
         )
+        until_s = time.monotonic() + 10  # until the engine has heard of the key
+        while httpx.get(f"{served.url}/v1/devices").status_code != 401:
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
         page = browser.new_context().new_page()
         page.set_default_timeout(15_000)
         complaints: list[str] = []

@@ -9,7 +9,7 @@ from wattstream.domain.errors import RequestError, SettingsError
 from wattstream.domain.links import FOREVER_US
 from wattstream.domain.readings import Stream
 from wattstream.domain.units import NEVER_US, rfc3339
-from wattstream.inputs.http import _is_ndjson
+from wattstream.inputs.http import is_ndjson
 from wattstream.log import begin_request
 from wattstream.query.history import Resolution
 from wattstream.settings import PREFIX, SECRET, load
@@ -92,7 +92,7 @@ def headers(data: bytes) -> None:
     )
     for is_batch in (False, True):
         try:
-            assert not _is_ndjson(content_type.decode("latin-1"), is_batch=is_batch) or is_batch
+            assert not is_ndjson(content_type, is_batch=is_batch) or is_batch
         except RequestError as error:
             named(error)
 
