@@ -181,6 +181,28 @@ def test_other_endpoints_take_small_bodies_only(strict: str, is_chunked: bool) -
     assert answer.json()["error"]["code"] == "body_too_large"
 
 
+def test_a_body_after_an_upgrade_is_no_request_of_its_own(strict: str) -> None:
+    inner = b"POST /v1/ingest HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+    for parts in (lambda head: [head + inner], lambda head: [head, inner]):
+        for header in (b"Content-Length: %d" % len(inner), b"Transfer-Encoding: chunked"):
+            with connected(strict) as connection:
+                head = HEAD + b"Connection: Upgrade\r\nUpgrade: h2c\r\n" + header + b"\r\n\r\n"
+                for part in parts(head):
+                    with suppress(OSError):
+                        connection.sendall(part)
+                    time.sleep(0.05)
+                assert_refused(read_all(connection), 400, "upgrade_with_body")
+
+
+def test_a_trailer_may_end_the_connection(strict: str) -> None:
+    with connected(strict) as connection:
+        body = b"2\r\n{}\r\n0\r\nConnection: close\r\n\r\n"
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 422 ")
+    assert b"\r\nconnection: close\r\n" in answer
+
+
 def test_what_is_no_http_fills_no_log(conninfo: str) -> None:
     with serving_on(conninfo) as engine:
         for _ in range(50):

@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 from oracle import MemoryStore
 from wattstream.decode.json import Decoded, Part
-from wattstream.domain.readings import KINDS, Readings, Stream
+from wattstream.domain.errors import StoreUnavailableError, WattstreamError
+from wattstream.domain.readings import KINDS, Readings, Rejection, Row, Stream
 from wattstream.pipeline.ingest import Ingest
+from wattstream.pipeline.single import Single
 from wattstream.stats import Stats
 from wattstream.store.port import Progress, Written
 
@@ -101,3 +104,58 @@ def test_alone_a_lane_takes_its_next_flush_in_the_middle_of_the_transaction() ->
         [(meter, 1), (meter, 2)],
         [(meter, 1), (meter, 2), (meter, 2)],
     ]
+
+
+class Told(Single):
+    """Remembers what becomes of it; it may be one that raises."""
+
+    def __init__(self, device: str, *, raises: bool = False) -> None:
+        super().__init__(Row(Stream.METER, device, NOW_US, 1, (20.0,)), b"{}")
+        self.told: list[object] = []
+        self._raises = raises
+
+    def settle(self, *, is_stored: bool) -> None:
+        self._take(is_stored)
+
+    def reject(self, rejection: Rejection) -> None:
+        self._take(rejection)
+
+    def fail(self, error: WattstreamError) -> None:
+        self._take(error)
+
+    def _take(self, told: object) -> None:
+        self.told.append(told)
+        if self._raises:
+            raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_bug_with_one_reading_keeps_nothing_from_the_others(*, fails: bool) -> None:
+    async def main() -> list[list[object]]:
+        store = MemoryStore()
+        if fails:
+            store.write = failing  # type: ignore[method-assign]
+        ingest = Ingest(
+            store, Stats(), lambda: NOW_US, flush_readings=9, queue_readings=9, slow_flush_s=0
+        )
+        singles = [Told("A"), Told("B", raises=True), Told("C")]
+        for single in singles:
+            ingest.queue_row(single)
+        running = asyncio.create_task(ingest.run())
+        await settled()
+        ingest.stop()
+        await running
+        return [single.told for single in singles]
+
+    async def failing(*_: object) -> Written:
+        raise StoreUnavailableError("away")
+
+    first, second, third = asyncio.run(main())
+    if fails:
+        kinds = [[type(told) for told in each] for each in (first, second, third)]
+        assert kinds == [[StoreUnavailableError]] * 3
+    else:
+        assert (first, third) == ([True], [True])
+        assert second[0] is True
+        assert isinstance(second[1], StoreUnavailableError)
+        assert len(second) == 2

@@ -78,6 +78,13 @@ _PIPELINED = _Refusal(
     "too_many_pipelined",
     f"at most {MAX_PIPELINED} requests of a connection may wait for an answer; read the answers",
 )
+_UPGRADE = _Refusal(
+    "400 Bad Request",
+    "upgrade_with_body",
+    "this engine speaks HTTP/1.1 only, and cannot read a request with both Upgrade and a body; "
+    "send it without Upgrade (Java: HttpClient.Version.HTTP_1_1)",
+)
+_OF_A_BODY = {b"content-length", b"transfer-encoding"}
 
 
 class Wait(Enum):
@@ -203,7 +210,10 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            return  # nothing else is spoken here; the request gets its answer
+            # Nothing else is spoken here; the request gets its answer. A body was not read.
+            if any(name in _OF_A_BODY and value != b"0" for name, value in self.headers):
+                self.refuse(_UPGRADE)
+            return
         except httptools.HttpParserError:
             self.refuse(self._refusal or _MALFORMED)
             return
@@ -255,6 +265,8 @@ class Connection(HttpToolsProtocol):
         """End a request's body."""
         cycle = self.cycle
         cycle.more_body = False
+        # A trailer may have said that the connection is to end.
+        cycle.keep_alive = cycle.keep_alive and self.parser.should_keep_alive()
         if not cycle.response_complete:
             cycle.message_event.set()
 

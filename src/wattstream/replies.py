@@ -53,8 +53,8 @@ class Reply(NamedTuple):
         ]
 
 
-Answer = Callable[[Reply], None]
-"""Takes the answer to a request, once."""
+Answer = Callable[[Reply, bytes], None]
+"""Takes the answer to a request and its id, once."""
 
 
 def error_body(code: str, message: str, field: str | None = None) -> bytes:

@@ -1,8 +1,7 @@
-"""Single readings on the express way: a request whose head came before, byte for byte.
+"""Single readings on the express way: decoded where they arrive, answered from their flush.
 
-Devices repeat themselves: only the body of a heartbeat differs from the one before. A reading that
-is in order is decoded where it arrives, and answered where its flush is committed. Whatever is the
-least bit unusual takes the ordinary way: every rule has one place.
+Whatever is the least bit unusual in head or reading takes the ordinary way, where each rule has its
+place.
 """
 
 import asyncio
@@ -16,15 +15,13 @@ from wattstream.decode.json import decode_row
 from wattstream.domain.errors import UnsupportedError, WattstreamError
 from wattstream.domain.readings import Rejection, Row, Stream
 from wattstream.inputs.http import ONE_PATH, HttpInput, as_error, is_ndjson, one_reply
+from wattstream.log import begin_request, new_request_id
 from wattstream.pipeline.ingest import Ingest
 from wattstream.pipeline.single import Single
 from wattstream.replies import Answer, Reply, error_reply
 from wattstream.stats import Stats
 
-_END = b"\r\n\r\n"
-_MAX_HEAD_BYTES = 1024
 _MAX_BODY_BYTES = 4096
-_MAX_HEADS = 4096
 # What more than the body may depend on, and what is of one request alone.
 _DECIDING = frozenset(
     {
@@ -40,17 +37,13 @@ _DECIDING = frozenset(
 )
 
 
-class Head(NamedTuple):
-    """What a request's line and headers say.
+class Sender(NamedTuple):
+    """What a head says of who sends readings with it.
 
     Attributes:
-        body_at: Where the body begins.
-        size: Of the whole request, bytes.
-        authorization: What was sent as such, or None.
+        authorization: The header of that name, or None.
     """
 
-    body_at: int
-    size: int
     authorization: bytes | None
 
 
@@ -80,13 +73,13 @@ class _Taken(Single):
         self._input.ordinary.count(reply.status)
         self._end(reply)
 
-    def _end(self, reply: Reply) -> None:
+    def _end(self, reply: Reply, request_id: bytes | None = None) -> None:
         self._input.ordinary.let_go(len(self.record))
-        self._answer(reply)
+        self._answer(reply, request_id or new_request_id())
 
 
 class ExpressInput:
-    """Takes single readings that came whole, in one piece, with a head that is known.
+    """Takes single readings.
 
     Attributes:
         ordinary: The ordinary way.
@@ -111,44 +104,33 @@ class ExpressInput:
         self._ingest = ingest
         self._writer = writer
         self._ack_seconds = stats.ack_seconds
-        self._heads: dict[bytes, Head] = {}
         self._counts: Counter[tuple[Stream, bool]] = Counter()
         self._keeping: set[asyncio.Task[None]] = set()
 
-    def known(self, request: bytes) -> Head | None:
-        """Return what the head of a request says; None unless it is known and all is there."""
-        head = self._heads.get(request[: request.find(_END, 0, _MAX_HEAD_BYTES) + len(_END)])
-        return head if head is not None and head.size == len(request) else None
-
-    def learn(self, request: bytes, scope: MutableMapping[str, Any]) -> None:
-        """Remember the head of a whole request that was parsed, where it is of a single reading."""
+    def meaning(self, scope: MutableMapping[str, Any], body_size: int) -> Sender | None:
+        """Return who sends readings with a head; None unless it is one of single readings."""
         if scope["path"] != ONE_PATH or scope["method"] != "POST":
-            return
-        body_at = request.find(_END, 0, _MAX_HEAD_BYTES) + len(_END)
-        size = len(request) - body_at
+            return None
         headers = dict(scope["headers"])
         is_plain = (
-            body_at >= len(_END)
-            and size <= min(_MAX_BODY_BYTES, self.ordinary.max_body_bytes)
-            and headers.get(b"content-length") == str(size).encode()
+            body_size <= min(_MAX_BODY_BYTES, self.ordinary.max_body_bytes)
+            and headers.get(b"content-length") == str(body_size).encode()
             and len(headers) == len(scope["headers"])
             and _DECIDING.isdisjoint(headers)
+            and _is_json(headers.get(b"content-type", b""))
         )
-        if not is_plain or not _is_json(headers.get(b"content-type", b"")):
-            return
-        if len(self._heads) >= _MAX_HEADS:
-            self._heads.clear()
-        authorization = headers.get(b"authorization")
-        self._heads[request[:body_at]] = Head(body_at, len(request), authorization)
+        return Sender(headers.get(b"authorization")) if is_plain else None
 
-    def take(self, head: Head, request: bytes, answer: Answer) -> bool:
+    def take(self, sender: Sender, body: bytes, answer: Answer) -> bool:
         """Take a reading, to be answered once it is committed; return whether it was taken."""
-        body = request[head.body_at :]
         row = decode_row(body, self.ordinary.limits())
         if row is None or not self._ingest.has_room(row.stream):
             return False
-        caller = self._writer(head.authorization)
-        if caller is None or not self.ordinary.try_hold(len(body)):
+        if not self.ordinary.try_hold(len(body)):
+            return False
+        caller = self._writer(sender.authorization)
+        if caller is None:
+            self.ordinary.let_go(len(body))
             return False
         self._ingest.queue_row(_Taken(self, row, body, caller, answer))
         return True
@@ -156,15 +138,15 @@ class ExpressInput:
     def count(self, stream: Stream, ack_s: float, is_stored: bool) -> None:
         """Count a reading that is committed; those of one turn of the event loop together."""
         if not self._counts:
-            asyncio.get_running_loop().call_soon(self._count)  # before the answers are sent
+            asyncio.get_running_loop().call_soon(self._count)
         self._counts[stream, is_stored] += 1
         self._ack_seconds.observe(ack_s)
 
     def _count(self) -> None:
-        for (stream, is_stored), count in self._counts.items():
+        counts, self._counts = self._counts, Counter()
+        for (stream, is_stored), count in counts.items():
             self._ingest.count_rows(stream, count, is_stored=is_stored)
             self.ordinary.count(201 if is_stored else 200, count)
-        self._counts.clear()
 
     def keep(self, rejection: Rejection, caller: Caller, answer: Answer) -> None:
         """Keep a reading that is refused, then answer why."""
@@ -177,8 +159,10 @@ class ExpressInput:
             await self._ingest.keep(rejection)
             raise as_error(rejection)
 
+        request_id = begin_request(())
         with asked_by(caller):
-            answer(await self.ordinary.reply(kept()))
+            reply = await self.ordinary.reply(kept())
+        answer(reply, request_id)
 
 
 def _is_json(content_type: bytes) -> bool:

@@ -16,13 +16,16 @@ from wattstream.stats import Stats
 from wattstream.store.port import Progress, Stage, Store, Values, Written
 from wattstream.traces import Traces
 
+_NOT_TOLD = (
+    "What became of the readings is not known; send the request again: nothing counts twice."
+)
 _LAG_SAMPLE = 1000  # rows, so that the middle one of a large flush costs nothing to find
 
 _log = structlog.get_logger()
 
 
 class Ticket(Protocol):
-    """What waits for its rows of a flush; it must not raise, for others wait behind it."""
+    """What waits for its rows of a flush."""
 
     def receive(self, start: int, stop: int, written: Written, offset: int) -> None:
         """Take rows of a flush: row `offset` of the flush is row `start` of the request."""
@@ -202,7 +205,11 @@ class Lane:
         self._observe(readings, written, time.perf_counter() - started)
         offset = 0
         for piece in flush.pieces:
-            piece.ticket.receive(piece.start, piece.start + piece.size, written, offset)
+            try:
+                piece.ticket.receive(piece.start, piece.start + piece.size, written, offset)
+            except Exception:  # noqa: BLE001 - a bug must fail its request, not those behind it
+                _log.exception("A verdict was not taken", stream=self._stream)
+                self._give_up(piece.ticket, StoreUnavailableError(_NOT_TOLD))
             offset += piece.size
         self._trace(readings, started, written)
 
@@ -247,4 +254,10 @@ class Lane:
     def _fail(self, flush: Flush[Ticket], error: WattstreamError) -> None:
         self._failures.inc()
         for piece in flush.pieces:
-            piece.ticket.fail(error)
+            self._give_up(piece.ticket, error)
+
+    def _give_up(self, ticket: Ticket, error: WattstreamError) -> None:
+        try:
+            ticket.fail(error)
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("A failure was not taken", stream=self._stream)

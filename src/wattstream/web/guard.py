@@ -1,4 +1,4 @@
-"""Who may pass: every request is asked for its key here, before anything else sees it.
+"""Who may pass: every request is asked for its key here, before anything is done for it.
 
 What an endpoint needs follows from its method and path alone, so one that is new is never open by
 mistake: reading needs `read`, changing needs `admin`, and only what is named here needs less.
