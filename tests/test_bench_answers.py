@@ -18,7 +18,9 @@ PAIRS = 40
 def test_every_answer_is_measured_at_each_size(bench_conninfo: str) -> None:
     rows: list[Row] = []
     sizes = (2 * PAIRS * 60, 2 * PAIRS * 1500)
-    measure_answers(bench_conninfo, run_engine, sizes, 0.1, rows.append, pairs=PAIRS, asked=0.1)
+    measure_answers(
+        bench_conninfo, run_engine, sizes, 0.1, rows.append, pairs=PAIRS, asked=0.1, rounds=2
+    )
     measured = {row.case: row for row in rows}
     for name in ("performance", "status", "stats", "alerts", "fleet", "a day of history"):
         for label in ("idle", "with load"):
@@ -32,7 +34,9 @@ def test_every_answer_is_measured_at_each_size(bench_conninfo: str) -> None:
     assert len(measured.keys() & {
         f"a heartbeat sent, {size} million rows, the load itself" for size in ("0.0048", "0.12")
     }) == 2  # fmt: skip
-    database = psycopg.conninfo.make_conninfo(bench_conninfo, dbname="wattstream_answers")
+    database = psycopg.conninfo.make_conninfo(
+        bench_conninfo, dbname=f"wattstream_answers_{sizes[1]}"
+    )
     with psycopg.connect(database) as connection:
         held = connection.execute("SELECT count(*) FROM vehicle_history").fetchone()
     assert held is not None

@@ -1,8 +1,11 @@
 """How fast an engine answers over a growing history, idle and while readings arrive."""
 
+import math
 import multiprocessing
 import random
+import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -23,7 +26,11 @@ SIZES = (1_000_000, 10_000_000, 100_000_000)
 """Rows of history at which answers are measured."""
 QUICK_SIZES = (200_000, 1_000_000, 5_000_000)
 
+ROUNDS = 3
+"""How often each size has its turn."""
+
 _PART = "answers"
+_BEAT = "a heartbeat sent"
 _DATABASE = "wattstream_answers"
 _FIRST_LOOK_S = 5.0  # an engine that starts looks after all devices for a second or two
 _WARM_UP = 120  # each connection of the pool prepares a statement when it is asked again
@@ -44,6 +51,9 @@ class _Question:
     least: int
 
 
+_Taken = defaultdict[tuple[str, str], list[Times]]
+"""How long answers took, a round each, by question and label."""
+
 _QUESTIONS = (
     _Question("performance", "/v1/analytics/performance/{id}", 500),
     _Question("status", "/v1/ingest/status/vehicle/{id}", 500),
@@ -63,61 +73,85 @@ def measure_answers(
     *,
     pairs: int = DEVICES,
     asked: float = 1.0,
+    rounds: int = ROUNDS,
 ) -> None:
-    """Measure answers at each size of history, in a database made for it.
+    """Measure answers at each size of history, in turns, each in a database made for it.
 
     One request at a time, over one kept connection, from a process of its own, for random
-    devices. A ratio is the p99 against that of the same answer at the smallest size.
+    devices. Figures are medians of the rounds. A ratio is the p99 against that of the same
+    answer at the smallest size: the machine may be half as fast some minutes later, so all
+    sizes are measured in each round.
 
     Args:
         conninfo: A PostgreSQL server of this machine, as superuser.
         start_engine: Runs an engine on a database.
         sizes: Rows of history, ascending. Each device sends one a minute, so with 10,000
             pairs the last 24 h are not full yet below 28.8 million rows.
-        seconds: Least time for each answer; slow ones take longer, for their p99.
-        on_row: Called with each result.
+        seconds: Least time for each answer of all rounds; slow ones take longer, for their p99.
+        on_row: Called with each result, at the end.
         pairs: Meters, and as many vehicles.
         asked: Share of the requests that a p99 needs; below 1 it is none, and comes sooner.
+        rounds: How often each size has its turn.
 
     Raises:
         OperatorError: The disk is too small, or an answer was wrong.
     """
-    database = make_database(conninfo, _DATABASE)
-    questions = [replace(each, least=round(asked * each.least)) for each in _QUESTIONS]
-    smallest: dict[str, float] = {}
-
-    def note(question: str, label: str, rows: int, taken: "Times", detail: str) -> None:
-        p99_ms = 1000 * taken.at(0.99)
-        first_ms = smallest.setdefault(f"{question}, {label}", p99_ms)
-        against = f"p99 against {_millions(sizes[0])} rows" if rows != sizes[0] else ""
-        span = f"{rows / (2 * pairs) / 60:.1f} h of history"
-        on_row(
-            Row(
-                _PART,
-                f"{question}, {_millions(rows)} rows, {label}",
-                taken.rate,
-                p99_ms / first_ms if rows != sizes[0] else None,
-                1000 * taken.at(0.5),
-                p99_ms,
-                "; ".join(filter(None, (against, span, detail))),
-            )
-        )
-
+    databases = {rows: make_database(conninfo, f"{_DATABASE}_{rows}") for rows in sizes}
+    for rows in reversed(sizes):
+        grow(databases[rows], pairs, rows)
+    questions = [replace(each, least=math.ceil(asked * each.least / rounds)) for each in _QUESTIONS]
+    taken: dict[int, _Taken] = {rows: defaultdict(list) for rows in sizes}
+    for _ in range(rounds):
+        for rows in sizes:
+            grow(databases[rows], pairs, rows)  # the minutes of the turns before
+            with start_engine(databases[rows]) as engine:
+                time.sleep(_FIRST_LOOK_S)
+                _check_answer(engine.port, pairs, rows)
+                _look(engine.port, pairs, questions, seconds / rounds, taken[rows])
     for rows in sizes:
-        grow(database, pairs, rows)
-        with start_engine(database) as engine:
-            port = engine.port
-            time.sleep(_FIRST_LOOK_S)
-            _check_answer(port, pairs, rows)
-            for question in questions:
-                note(question.name, "idle", rows, _ask(port, pairs, question, seconds), "")
-            with beats(port, pairs) as beaten:
-                for question in questions:
-                    note(question.name, "with load", rows, _ask(port, pairs, question, seconds), "")
-            pace = f"{60 * beaten[0].rate:,.0f} a minute came through, timed from when due"
-            if beaten[0].again:
-                pace += f", {beaten[0].again} sent again over a new connection"
-            note("a heartbeat sent", "the load itself", rows, beaten[0], pace)
+        span = f"{rows / (2 * pairs) / 60:.1f} h of history"
+        for (question, label), times in taken[rows].items():
+            p99_ms = _median_ms(times, 0.99)
+            is_first = rows == sizes[0]
+            first_ms = _median_ms(taken[sizes[0]][question, label], 0.99)
+            notes = [] if is_first else [f"p99 against {_millions(sizes[0])} rows"]
+            notes.append(span)
+            if question == _BEAT:
+                notes.append(_pace(times))
+            on_row(
+                Row(
+                    _PART,
+                    f"{question}, {_millions(rows)} rows, {label}",
+                    statistics.median(each.rate for each in times),
+                    None if is_first else p99_ms / first_ms,
+                    _median_ms(times, 0.5),
+                    p99_ms,
+                    "; ".join(notes),
+                )
+            )
+
+
+def _look(
+    port: int, pairs: int, questions: Sequence[_Question], seconds: float, taken: _Taken
+) -> None:
+    """Ask everything, idle and with load, and add how long it took."""
+    for question in questions:
+        taken[question.name, "idle"].append(_ask(port, pairs, question, seconds))
+    with beats(port, pairs) as beaten:
+        for question in questions:
+            taken[question.name, "with load"].append(_ask(port, pairs, question, seconds))
+    taken[_BEAT, "the load itself"] += beaten
+
+
+def _median_ms(times: Sequence[Times], quantile: float) -> float:
+    return 1000 * statistics.median(each.at(quantile) for each in times)
+
+
+def _pace(times: Sequence[Times]) -> str:
+    rate = 60 * statistics.median(each.rate for each in times)
+    pace = f"{rate:,.0f} a minute came through, timed from when due"
+    again = sum(each.again for each in times)
+    return f"{pace}, {again} sent again over a new connection" if again else pace
 
 
 def _millions(rows: int) -> str:

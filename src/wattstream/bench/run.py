@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from wattstream.bench.answers import QUICK_SIZES, SIZES, measure_answers
+from wattstream.bench.answers import QUICK_SIZES, ROUNDS, SIZES, measure_answers
 from wattstream.bench.beats import BEATS_A_MINUTE, beats
 from wattstream.bench.costs import measure_costs
 from wattstream.bench.detection import FULL, QUICK, SEEDS, Score, measure_detection
@@ -135,7 +135,8 @@ class Bench:
             self._costs(conninfo)
         if "answers" in parts:
             sizes = QUICK_SIZES if self._is_quick else SIZES
-            measure_answers(conninfo, run_engine, sizes, self._seconds, self._on_row)
+            rounds = 1 if self._is_quick else ROUNDS
+            measure_answers(conninfo, run_engine, sizes, self._seconds, self._on_row, rounds=rounds)
         if "export" in parts:
             rows = QUICK_ROWS if self._is_quick else ROWS
             measure_export(conninfo, run_engine, rows, self._on_row)
