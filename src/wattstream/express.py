@@ -135,9 +135,9 @@ class ExpressConnection(Connection):
     def end_express(self, reply: Reply, request_id: bytes, *, keep_alive: bool) -> None:
         """Send an answer, then go on with what came meanwhile."""
         parts = [STATUS_LINE[reply.status]]
-        for name, value in (*self.server_state.default_headers, *reply.raw_headers()):
+        for name, value in self.server_state.default_headers:
             parts += (name, b": ", value, b"\r\n")
-        parts += (b"x-request-id: ", request_id, b"\r\n")
+        parts += (reply.header_lines(), b"x-request-id: ", request_id, b"\r\n")
         if not keep_alive:
             parts.append(b"connection: close\r\n")
         parts += (b"\r\n", reply.body)

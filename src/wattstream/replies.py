@@ -44,6 +44,13 @@ class Reply(NamedTuple):
     headers: dict[str, str]
     body: bytes
 
+    def header_lines(self) -> bytes:
+        """Return all headers as HTTP/1.1 has them."""
+        lines = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(self.body)
+        for name, value in self.headers.items():
+            lines += f"{name.lower()}: {value}\r\n".encode()
+        return lines
+
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
         """Return all headers as ASGI has them."""
         return [

@@ -224,20 +224,22 @@ def checked(record: Record, kind: Kind, limits: Limits) -> tuple[str, int, int, 
         ReadingError: It breaks a rule; the message says which and by what.
     """
     device = checked_id(record, kind)
-    about = f"{kind.stream} {device}"
     energy = getattr(record, kind.energy_key)
     if energy is None:
         raise ReadingError(
-            f"{kind.energy_key} is missing ({about})", code="energy_missing", field=kind.energy_key
+            f"{kind.energy_key} is missing ({kind.stream} {device})",
+            code="energy_missing",
+            field=kind.energy_key,
         )
     if not 0 <= energy <= MAX_ENERGY_KWH:
         raise ReadingError(
-            f"{kind.energy_key} must be in [0, 1000000000] kWh, got {exact(energy)} ({about})",
+            f"{kind.energy_key} must be in [0, 1000000000] kWh, got {exact(energy)} "
+            f"({kind.stream} {device})",
             code="energy_out_of_range",
             field=kind.energy_key,
         )
-    values = tuple(_checked_field(record, field, about) for field in kind.fields)
-    return device, _checked_time(record, limits, about), round(energy * MICRO), values
+    values = tuple([_checked_field(record, field, kind, device) for field in kind.fields])
+    return device, _checked_time(record, limits, kind, device), round(energy * MICRO), values
 
 
 def checked_id(record: Record, kind: Kind) -> str:
@@ -261,23 +263,24 @@ def checked_id(record: Record, kind: Kind) -> str:
     return str(device)
 
 
-def _checked_field(record: Record, field: Field, about: str) -> float:
+def _checked_field(record: Record, field: Field, kind: Kind, device: str) -> float:
     value = getattr(record, field.key)
     if value is None:
         return float("nan")
     if not field.low <= value <= field.high:
         raise ReadingError(
             f"{field.key} must be in [{field.low:g}, {field.high:g}] {field.unit}, "
-            f"got {exact(value)} ({about})",
+            f"got {exact(value)} ({kind.stream} {device})",
             code=f"{field.name}_out_of_range",
             field=field.key,
         )
     return float(value)
 
 
-def _checked_time(record: Record, limits: Limits, about: str) -> int:
+def _checked_time(record: Record, limits: Limits, kind: Kind, device: str) -> int:
     def error(code: str, message: str) -> ReadingError:
-        return ReadingError(f"timestamp {message} ({about})", code=code, field="timestamp")
+        words = f"timestamp {message} ({kind.stream} {device})"
+        return ReadingError(words, code=code, field="timestamp")
 
     text = record.timestamp
     if text is None:
