@@ -15,7 +15,7 @@ import structlog
 from wattstream.domain.errors import EmbeddedServerError
 from wattstream.store.embedded.account import SHARED_ROOT, Account, open_shared_folder, user_name
 from wattstream.store.embedded.binaries import Binaries
-from wattstream.store.embedded.postmaster import end_leftover
+from wattstream.store.embedded.postmaster import end_leftover, end_orphans
 
 SUPERUSER = "wattstream"
 _OTHER_FOLDER = "choose another folder with WATTSTREAM_DATA_DIR"
@@ -176,6 +176,9 @@ def create_cluster(
                 "--no-instructions",
             ]
         )
+    except BaseException:
+        end_orphans(partial)  # initdb has ended, and what it ran would write on
+        raise
     finally:
         password_file.unlink(missing_ok=True)
     if done.returncode != 0:
