@@ -160,6 +160,19 @@ async def serving(
             listener.close()
 
 
+@asynccontextmanager
+async def under_way(engine: Served, client: Client, seconds: float) -> AsyncIterator[None]:
+    """Send a reading after a first, by the express way; it is not committed in here."""
+    await client.ask(post(meter(0)))
+    with psycopg.connect(engine.conninfo) as holder:
+        holder.execute("SELECT FROM meter_live FOR UPDATE")
+        await client.send(post(meter(seconds)))
+        await asyncio.sleep(0.1)
+        assert engine.taken == 1
+        yield
+        holder.rollback()
+
+
 def at(seconds: float = 0) -> str:
     return (NOW - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -337,18 +350,12 @@ async def test_what_comes_in_pieces_goes_the_ordinary_way(embedded: Server) -> N
 async def test_pipelined_requests_are_answered_in_their_order(embedded: Server) -> None:
     get = b"GET /v1/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
     async with serving(embedded) as engine, engine.client() as client:
-        await client.ask(post(meter(0)))
-        with psycopg.connect(engine.conninfo) as holder:
-            holder.execute("SELECT FROM meter_live FOR UPDATE")
-            await client.send(post(meter(1)))
-            await asyncio.sleep(0.1)
-            assert engine.taken == 1
+        async with under_way(engine, client, 1):
             # More than a piece, the end of one request with the begin of another.
             rest = post(meter(2)) + get + post(meter(3)) + post(meter(4)) + get
             for part in (rest[:50], rest[50:-20], rest[-20:]):
                 await client.send(part)
                 await asyncio.sleep(0.05)
-            holder.rollback()
         answers = [await client.answer() for _ in range(6)]
         got = [each.json.get("timestamp", each.json["status"]) for each in answers]
         assert got == [at(1), at(2), "alive", at(3), at(4), "alive"]
@@ -362,16 +369,9 @@ async def test_pipelined_requests_are_answered_in_their_order(embedded: Server) 
 
 async def test_a_client_that_leaves_has_its_reading_stored(embedded: Server) -> None:
     async with serving(embedded) as engine:
-        async with engine.client() as client:
-            await client.ask(post(meter(0)))
-            with psycopg.connect(engine.conninfo) as holder:
-                holder.execute("SELECT FROM meter_live FOR UPDATE")
-                await client.send(post(meter(60)))
-                await asyncio.sleep(0.1)
-                assert engine.taken == 1
-                await client.leave()
-                await asyncio.sleep(0.1)
-                holder.rollback()
+        async with engine.client() as client, under_way(engine, client, 60):
+            await client.leave()
+            await asyncio.sleep(0.1)
         async with engine.client() as client:
             assert (await client.ask(post(meter(60)))).json["duplicate"]
         assert (await engine.metrics())['readings_stored_total{stream="meter"}'] == 2
@@ -379,15 +379,9 @@ async def test_a_client_that_leaves_has_its_reading_stored(embedded: Server) -> 
 
 async def test_a_stop_lets_a_request_under_way_end(embedded: Server) -> None:
     async with serving(embedded) as engine, engine.client() as client:
-        await client.ask(post(meter(0)))
-        with psycopg.connect(engine.conninfo) as holder:
-            holder.execute("SELECT FROM meter_live FOR UPDATE")
-            await client.send(post(meter(60)))
-            await asyncio.sleep(0.1)
-            assert engine.taken == 1
+        async with under_way(engine, client, 60):
             engine.stop.set()
             await asyncio.sleep(0.3)
-            holder.rollback()
         answer = await client.answer()
         assert (answer.status, answer.headers["connection"]) == (201, "close")
         assert await client.is_ended()
@@ -492,16 +486,11 @@ async def test_empty_lines_between_requests_are_nothing(embedded: Server) -> Non
 
 async def test_what_came_after_a_last_request_is_not_done(embedded: Server) -> None:
     async with serving(embedded) as engine, engine.client() as client:
-        await client.ask(post(meter(0)))
-        with psycopg.connect(engine.conninfo) as holder:
-            holder.execute("SELECT FROM meter_live FOR UPDATE")
-            await client.send(post(meter(60)))
-            await asyncio.sleep(0.1)
+        async with under_way(engine, client, 60):
             await client.send(post(meter(120)))
             await asyncio.sleep(0.1)
             engine.stop.set()
             await asyncio.sleep(0.3)
-            holder.rollback()
         assert (await client.answer()).headers["connection"] == "close"
         assert await client.is_ended()
     with psycopg.connect(engine.conninfo) as connection:

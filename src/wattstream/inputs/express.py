@@ -74,7 +74,7 @@ class _Taken(Single):
         self._end(reply)
 
     def _end(self, reply: Reply, request_id: bytes | None = None) -> None:
-        self._input.ordinary.let_go(len(self.record))
+        self._input.ordinary.held.let_go(len(self.record))
         self._answer(reply, request_id or new_request_id())
 
 
@@ -126,11 +126,11 @@ class ExpressInput:
         row = decode_row(body, self.ordinary.limits())
         if row is None or not self._ingest.has_room(row.stream):
             return False
-        if not self.ordinary.try_hold(len(body)):
+        if not self.ordinary.held.try_hold(len(body)):
             return False
         caller = self._writer(sender.authorization)
         if caller is None:
-            self.ordinary.let_go(len(body))
+            self.ordinary.held.let_go(len(body))
             return False
         self._ingest.queue_row(_Taken(self, row, body, caller, answer))
         return True

@@ -32,7 +32,6 @@ from wattstream.domain.access import Reach
 from wattstream.domain.errors import (
     ConflictError,
     MalformedError,
-    QueueFullError,
     ReadingError,
     RequestError,
     TooLargeError,
@@ -41,6 +40,7 @@ from wattstream.domain.errors import (
 )
 from wattstream.domain.readings import Rejection, Row, Stream, to_rows
 from wattstream.domain.units import MICRO, rfc3339
+from wattstream.inputs.held import HeldBytes, Share
 from wattstream.pipeline.ingest import Ingest, Report
 from wattstream.query.admission import Admission
 from wattstream.query.reach import forbidden
@@ -80,15 +80,6 @@ class _DisconnectedError(Exception):
     """The client left before its request was complete."""
 
 
-class _Held:
-    """How many bytes a request holds."""
-
-    __slots__ = ("size",)
-
-    def __init__(self) -> None:
-        self.size = 0
-
-
 class _Turns:
     """Lets other threads run for twice as long as its own has.
 
@@ -112,6 +103,7 @@ class HttpInput:
 
     Attributes:
         max_body_bytes: Largest body as it arrives.
+        held: Bytes of the requests under way.
     """
 
     def __init__(
@@ -135,9 +127,8 @@ class HttpInput:
         self._max_past_us = max_past_s * MICRO
         self.max_body_bytes = max_body_bytes
         self._max_decoded_bytes = max_decoded_bytes
-        self._max_held_bytes = max_held_bytes
         self._max_records = max_records
-        self._held_bytes = 0
+        self.held = HeldBytes(max_held_bytes)
         self._read_until_s = 0.0
         # One thread: a large body takes memory many times its size, so they take turns.
         self._large = ThreadPoolExecutor(1, "large-bodies")
@@ -184,17 +175,17 @@ class HttpInput:
         is_batch = scope["path"] == BATCH_PATH
         content_type = headers.get(b"content-type", b"")
         is_lines = is_ndjson(content_type, is_batch=is_batch)
-        held = _Held()
+        held = self.held.share()
         try:
             return await self._answer_body(headers, receive, held, is_batch, is_lines)
         finally:
-            self._held_bytes -= held.size
+            held.let_go()
 
     async def _answer_body(
         self,
         headers: dict[bytes, bytes],
         receive: Receive,
-        held: _Held,
+        held: Share,
         is_batch: bool,
         is_lines: bool,
     ) -> Reply:
@@ -203,7 +194,7 @@ class HttpInput:
         try:
             if (encoding := headers.get(b"content-encoding")) is not None:
                 body = await self._decompressed(body, encoding.decode("latin-1"))
-                self._hold(held, len(body))
+                held.hold(len(body))
             reply = await (self._batch(body, is_lines) if is_batch else self._one(body))
         except MalformedError as error:
             rejection = Rejection(0, error.code, error.message, error.field, body)
@@ -212,33 +203,7 @@ class HttpInput:
         self._ack_seconds.observe(time.perf_counter() - started)
         return reply
 
-    def try_hold(self, size: int) -> bool:
-        """Count bytes of a request as held until `let_go`, if there is room."""
-        if self._held_bytes + size > self._max_held_bytes:
-            return False
-        self._held_bytes += size
-        return True
-
-    def let_go(self, size: int) -> None:
-        """Count bytes as no longer held."""
-        self._held_bytes -= size
-
-    def _hold(self, held: _Held, size: int) -> None:
-        """Count bytes of a request as held until it is answered.
-
-        Raises:
-            QueueFullError: Other requests hold so much that it would be too much.
-        """
-        others = self._held_bytes - held.size
-        self._held_bytes += size
-        held.size += size
-        if others > 0 and self._held_bytes > self._max_held_bytes:
-            raise QueueFullError(
-                f"Requests under way hold more than {self._max_held_bytes} bytes, so this one was "
-                "not taken. Send it again later, or fewer at once."
-            )
-
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive, held: _Held) -> bytes:
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive, held: Share) -> bytes:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.max_body_bytes:
             raise self._too_large(f"got {int(length)}")
@@ -254,7 +219,7 @@ class HttpInput:
                 raise self._too_large("got more")
             if size > _AT_ONCE_BYTES:
                 await self._pause(len(chunk))
-            self._hold(held, len(chunk))
+            held.hold(len(chunk))
             chunks.append(chunk)
             if not message.get("more_body", False):
                 if size <= _AT_ONCE_BYTES:
